@@ -1,0 +1,52 @@
+"""featviz shows what a vision network has learned and why it decided as it did.
+
+Importing it loads nothing; each name below comes with what it needs at its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featviz.api import dream, render
+    from featviz.layer_table import Layer, layer_table
+    from featviz.models import load
+    from featviz.objectives import channel, class_, direction, layer, neuron
+    from featviz.output.results import Film, Picture
+    from featviz.params import fourier, pixels
+    from featviz.recipes import Recipe, run
+    from featviz.settings import DreamSettings, RenderSettings
+    from featviz.targets import objective_of
+    from featviz.types import Model, Objective
+
+_HOMES = {
+    "featviz.api": ("dream", "render"),
+    "featviz.layer_table": ("Layer", "layer_table"),
+    "featviz.models": ("load",),
+    "featviz.objectives": ("channel", "class_", "direction", "layer", "neuron"),
+    "featviz.output.results": ("Film", "Picture"),
+    "featviz.params": ("fourier", "pixels"),
+    "featviz.recipes": ("Recipe", "run"),
+    "featviz.settings": ("DreamSettings", "RenderSettings"),
+    "featviz.targets": ("objective_of",),
+    "featviz.types": ("Model", "Objective"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [  # noqa: RUF022 — in the order of the table above
+    "dream", "render", "Layer", "layer_table", "load", "channel", "class_", "direction", "layer", "neuron",
+    "Film", "Picture", "fourier", "pixels", "Recipe", "run", "DreamSettings", "RenderSettings",
+    "objective_of", "Model", "Objective",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'featviz' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,96 @@
+"""The library's front door: pictures in, pictures out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import PIL.Image
+from torch import Tensor, nn
+
+from featviz.errors import InvalidValue
+from featviz.models import load
+from featviz.output.photos import Photo, read_photo
+from featviz.output.pil import from_pil
+from featviz.output.results import Film, Picture
+from featviz.recipes import Watch, recipe_for, run
+from featviz.settings import DreamSettings, RenderSettings, Settings
+from featviz.types import Model
+
+Image: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray[Any, Any] | Tensor"
+"""A file, a Pillow image, an array `(h, w, 3)` of bytes or of [0, 1], or a tensor `(1, 3, h, w)` in [0, 1]."""
+
+
+def dream(
+    model: Model | nn.Module | str,
+    image: Image,
+    target: str = "layer3",
+    *,
+    guide: Image | None = None,
+    mask: Image | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Picture | Film:
+    """DeepDream an image; the settings are those of `DreamSettings` by name.
+
+    `dream(model, "photo.jpg", "layer3", steps=20).save("dream.png")`. Gives a `Film` with zoom or
+    animate, a `Picture` otherwise. Raises what `featviz.errors` lists.
+    """
+    photos = {"photo": as_photo(image)}
+    if guide is not None:
+        photos["guide"] = as_photo(guide)
+    if mask is not None:
+        photos["mask"] = as_photo(mask)
+    return _run("dream", model, target, DreamSettings.of(**settings), photos, watch)
+
+
+def render(
+    model: Model | nn.Module | str, target: str, *, watch: Watch | None = None, **settings: Any
+) -> Picture:
+    """Visualize a target from gaussian noise; the settings are those of `RenderSettings` by name.
+
+    `render(model, "layer3:97").save("channel.png")`.
+    """
+    made = _run("render", model, target, RenderSettings.of(**settings), {}, watch)
+    assert isinstance(made, Picture)
+    return made
+
+
+def _run(
+    command: str,
+    model: Model | nn.Module | str,
+    target: str,
+    settings: Settings,
+    photos: Mapping[str, Photo],
+    watch: Watch | None,
+) -> Picture | Film:
+    ready = as_model(model)
+    return run(
+        recipe_for(command, ready, target, settings, photos), model=ready, inputs=photos, watch=watch
+    )
+
+
+def as_model(model: Model | nn.Module | str) -> Model:
+    """A model as it is, a name loaded, a bare network with ImageNet's normalisation."""
+    if isinstance(model, Model):
+        return model
+    return load(model) if isinstance(model, str) else Model(model, type(model).__name__)
+
+
+def as_photo(image: Image) -> Photo:
+    """Any kind of image as a `Photo`; one from memory has the digest of its pixels and no path."""
+    if isinstance(image, (str, Path)):
+        return read_photo(image)
+    alpha = None
+    if isinstance(image, np.ndarray):
+        image = PIL.Image.fromarray(image if image.dtype == np.uint8 else (image * 255 + 0.5).astype(np.uint8))
+    if isinstance(image, PIL.Image.Image):
+        image, alpha = from_pil(image)
+    if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[:2] != (1, 3):
+        shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise InvalidValue(f"an image tensor is (1, 3, h, w) in [0, 1], not {shape}")
+    pixels = image.detach().float().cpu().contiguous()
+    return Photo(pixels, alpha, "", hashlib.sha256(pixels.numpy().tobytes()).hexdigest())

@@ -1,0 +1,228 @@
+"""DeepDream: what a network sees in a photo, made stronger, octave by octave (Mordvintsev et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featviz import objectives
+from featviz.ascent import Precondition, ascend
+from featviz.engines import engine_for
+from featviz.errors import InvalidValue
+from featviz.layers import activations, check_size, find_layer, frozen, score
+from featviz.params import pixels
+from featviz.regularizers import gaussian_blur, tv
+from featviz.settings import DreamSettings
+from featviz.targets import objective_of, parse_target
+from featviz.transforms import jitter, pad
+from featviz.types import Model, Objective, Step, derive_seed
+
+SMALLEST_OCTAVE = 200
+"""Octaves go down to about this many pixels on the shorter side, near what classifiers were trained on."""
+
+
+@dataclass(frozen=True)
+class DreamStep(Step):
+    """A step of a dream, and which octave of how many it belongs to, counted from 1."""
+
+    octave: int
+    octaves: int
+
+
+def dream(
+    model: Model,
+    photo: Tensor,
+    target: str,
+    settings: DreamSettings,
+    *,
+    guide: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Iterator[DreamStep]:
+    """Ascend from a photo `(1, 3, h, w)`, at growing sizes, carrying the dreamed detail along.
+
+    A step's image has its octave's size; `picture` makes the whole of it. `guide` `(1, 3, h, w)` gives
+    the features to be found in the photo, `mask` `(1, 1, h, w)` is 1 where to dream and 0 where not.
+    Raises `ImageTooSmall` where the smallest octave does not reach the target's layers.
+    """
+    objective = guided(model, target, guide) if guide is not None else objective_of(model, target)
+    sizes = octave_sizes((photo.shape[2], photo.shape[3]), settings)
+    check_size(model, objective.layers, sizes[0])
+    return _octaves(model, photo, objective, settings, mask, sizes)
+
+
+def _octaves(
+    model: Model,
+    photo: Tensor,
+    objective: Objective,
+    settings: DreamSettings,
+    mask: Tensor | None,
+    sizes: Sequence[tuple[int, int]],
+) -> Iterator[DreamStep]:
+    detail: Tensor | None = None
+    measured = score(model, objective)  # one score for all octaves, so that an engine can keep what it compiled
+    with frozen(model.net):
+        for octave, size in enumerate(sizes, 1):
+            base = resize(photo, size)
+            part = None if mask is None else resize(mask, size)
+            start = base if detail is None else base + _within(resize(detail, size), part)
+            detail = None
+            for step in _ascend_octave(measured, start, base, part, settings, octave):
+                yield DreamStep(step.index, step.scores, step.image, octave, len(sizes))
+            if octave < len(sizes):
+                detail = step.image - base
+
+
+def _ascend_octave(
+    measured: Callable[[Tensor], Tensor],
+    start: Tensor,
+    base: Tensor,
+    mask: Tensor | None,
+    settings: DreamSettings,
+    octave: int,
+) -> Iterator[Step]:
+    param = pixels(start)
+    engine, whole = engine_for(settings, (start.shape[2], start.shape[3]))
+    shift = min(settings.jitter, min(start.shape[2:]) - 1) if whole else 0  # tiles shift by themselves
+    fade = settings.decay
+    return ascend(
+        measured,
+        param,
+        _Climb(param.values, settings.step_size * settings.strength),
+        steps=settings.steps,
+        seeds=[derive_seed(settings.seed, "octave", octave)],
+        engine=engine,
+        transforms=[pad(shift, None), jitter(2 * shift)] if shift else [],
+        penalties=[tv(settings.tv)] if settings.tv else [],
+        projections=[lambda image, gradient, step: image.lerp(base, fade)] if fade else [],
+        precondition=_slope(settings, mask),
+    )
+
+
+def _slope(settings: DreamSettings, mask: Tensor | None) -> Precondition:
+    """Smooth the gradient over three scales, and bring its mean size to 1.
+
+    g ← Σ_k blur(g, σ·k) for k in ½, 1, 2, then g / mean|g|: the blur lets large forms grow before
+    fine ones, the division makes one step size do for every layer of every network.
+    """
+
+    def slope(gradient: Tensor, step: int) -> Tensor:
+        if settings.blur:
+            sigma = settings.blur * (0.5 + 2 * step / settings.steps)
+            gradient = _blurred(gradient, [sigma * k for k in (0.5, 1.0, 2.0)])
+        if mask is not None:
+            gradient.mul_(mask)
+        size = torch.stack([channel.abs().mean((-2, -1)) for channel in gradient.unbind(1)]).mean(0)
+        return gradient.div_(size.view(-1, 1, 1, 1) + 1e-12)
+
+    return slope
+
+
+def _blurred(gradient: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """The sum of several blurs, colour by colour, in place: a large picture is not held many times."""
+    for channel in gradient.split(1, dim=1):
+        total = gaussian_blur(channel, sigmas[0])
+        for sigma in sigmas[1:]:
+            total = total + gaussian_blur(channel, sigma)
+        channel.copy_(total)
+    return gradient
+
+
+class _Climb(torch.optim.Optimizer):
+    """x ← clip(x + rate · g) into [0, 1], without a copy of x."""
+
+    def __init__(self, values: Sequence[Tensor], rate: float) -> None:
+        super().__init__(values, {"rate": rate})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for value in group["params"]:
+                value.add_(value.grad, alpha=group["rate"]).clamp_(0, 1)
+
+
+def picture(photo: Tensor, step: DreamStep, settings: DreamSettings, mask: Tensor | None = None) -> Tensor:
+    """The dream as it stands after a step, at the photo's size: the photo plus the detail dreamed so far."""
+    image = step.image
+    if image.shape != photo.shape:
+        detail = image - resize(photo, (image.shape[2], image.shape[3]))
+        image = (photo + _within(resize(detail, (photo.shape[2], photo.shape[3])), mask)).clamp_(0, 1)
+    return keep_color(photo, image) if settings.keep_color else image
+
+
+def keep_color(photo: Tensor, image: Tensor) -> Tensor:
+    """The photo's colours with the image's luma (Rec. 601): equal changes of R, G and B keep the chroma."""
+    weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (photo + ((image - photo) * weights).sum(1, keepdim=True)).clamp_(0, 1)
+
+
+def zoom_frames(
+    model: Model, photo: Tensor, target: str, settings: DreamSettings, **more: Any
+) -> Iterator[tuple[int, DreamStep, Tensor | None]]:
+    """A film into the dream: each frame dreams the frame before it, magnified about its middle.
+
+    Yields (frame from 1, step, the frame's picture after its last step or None before).
+    """
+    for frame in range(1, settings.zoom + 1):
+        seeded = replace(settings, seed=derive_seed(settings.seed, "frame", frame) >> 31)
+        for step in dream(model, photo, target, seeded, **more):
+            last = step.octave == step.octaves and step.index == settings.steps
+            done = picture(photo, step, settings, more.get("mask")) if last else None
+            yield frame, step, done
+        photo = magnify(done, 1 + settings.zoom_rate)
+
+
+def magnify(image: Tensor, factor: float) -> Tensor:
+    """The middle of an image, magnified, at the same size."""
+    theta = torch.tensor([[[1 / factor, 0, 0], [0, 1 / factor, 0]]]).to(image)
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp_(0, 1)
+
+
+def guided(model: Model, target: str, guide: Tensor) -> Objective:
+    """The sum of `objectives.guide` over a target that names whole layers, with the guide's features."""
+    total: Objective | None = None
+    for unit in parse_target(target):
+        if unit.class_ is not None or unit.channel is not None or unit.direction is not None:
+            raise InvalidValue(f"a guide goes with whole layers, not with {target!r}")
+        address = find_layer(model, unit.layer).address
+        small = resize(guide, _fitted((guide.shape[2], guide.shape[3]), max(model.input_size)))
+        with torch.no_grad(), frozen(model.net):
+            features = activations(model, small, [address])[address]
+        part = unit.weight * objectives.guide(address, features)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def octave_sizes(size: tuple[int, int], settings: DreamSettings) -> list[tuple[int, int]]:
+    """The sizes (rows, columns) to dream at, smallest first, each `octave_scale` times the one before."""
+    ratio = settings.octave_scale
+    count = settings.octaves
+    if count is None:
+        count = 1
+        while min(size) / ratio**count >= SMALLEST_OCTAVE:
+            count += 1
+    sides = [(size[0] / ratio**k, size[1] / ratio**k) for k in reversed(range(count))]
+    return [(max(1, round(h)), max(1, round(w))) for h, w in sides]
+
+
+def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """A size in the same proportions whose longer side is `longest`."""
+    factor = longest / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample to (rows, columns), bilinear with anti-aliasing; the image itself where it fits already."""
+    if tuple(image.shape[2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _within(detail: Tensor, mask: Tensor | None) -> Tensor:
+    return detail if mask is None else detail.mul_(mask)

@@ -1,0 +1,155 @@
+"""How a score's value and gradient are computed; engines nest, and none knows the loop.
+
+An engine takes a score and an image `(b, 3, h, w)` and gives the scores `(b,)` and the gradient of
+their sum, in float32. The value is detached and stays on the image's device: nothing here waits for a GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from featviz.errors import InvalidValue, nearest
+from featviz.settings import EngineSettings
+from featviz.types import Draws, Engine, Score
+
+WHOLE = 1 << 20
+"""Pictures of up to so many pixels are taken whole, larger ones by tiles."""
+
+TILE = 512
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def eager(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
+    """One plain forward and backward."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = image.detach().requires_grad_(True)
+        scores = score(leaf)
+        (gradient,) = torch.autograd.grad(scores.sum(), leaf)
+    return scores.detach(), gradient
+
+
+def autocast(dtype: torch.dtype = torch.bfloat16, inner: Engine = eager) -> Engine:
+    """Run the network in half precision; exact to about 1e-2 relative, image and gradient in float32."""
+
+    def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
+        def halved(x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, dtype=dtype):
+                return score(x).float()
+
+        return inner(halved, image)
+
+    return engine
+
+
+def compiled(inner: Engine = eager) -> Engine:
+    """Compile each score by `torch.compile` at its first use; equal to eager within float32 rounding."""
+    made: dict[Score, Score] = {}
+
+    def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
+        if score not in made:
+            made[score] = torch.compile(score, dynamic=False)
+        return inner(made[score], image)
+
+    return engine
+
+
+def tiled(tile: int | None, margin: int = 64, inner: Engine = eager, seed: int = 0) -> Engine:
+    """Compute the gradient tile by tile, in memory that depends on the tile and not on the picture.
+
+    Tiles are `tile` pixels square and all alike; each keeps only its part at least `margin` pixels
+    from its border (or the picture's own border), and the whole grid shifts at random from step to
+    step, so no seam can stay. Where memory runs out the tile is halved, with a warning. The score is
+    the mean over tiles. None means the whole picture at once.
+    """
+    if tile is not None and tile <= 2 * margin:
+        raise InvalidValue(f"tile {tile} leaves nothing inside its margin of {margin}; at least {2 * margin + 1}")
+    side = tile
+    calls = 0
+
+    def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal side, calls
+        calls += 1
+        while True:
+            try:
+                if side is None or max(image.shape[2:]) <= side:
+                    return inner(score, image)
+                return _by_tiles(inner, score, image, side, margin, Draws([seed], "tiles", calls))
+            except RuntimeError as error:
+                smaller = min(side or 1 << 30, max(image.shape[2:])) // 2
+                if not out_of_memory(error) or smaller <= 2 * margin:
+                    raise
+                side = smaller
+            warnings.warn(f"memory ran out: going on with tiles of {side} pixels", stacklevel=2)
+
+    return engine
+
+
+def _by_tiles(
+    inner: Engine, score: Score, image: Tensor, tile: int, margin: int, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    gradient = torch.empty_like(image)
+    h, w = image.shape[2:]
+    shift = draws.integers(0, tile - 2 * margin - 1, 2)[0].tolist()
+    total, count = torch.zeros(len(image), device=image.device), 0
+    for top, bottom in _cuts(h, tile - 2 * margin, shift[0]):
+        for left, right in _cuts(w, tile - 2 * margin, shift[1]):
+            y, x = _start(top, h, tile, margin), _start(left, w, tile, margin)
+            scores, part = inner(score, image[..., y : y + tile, x : x + tile])
+            gradient[..., top:bottom, left:right] = part[..., top - y : bottom - y, left - x : right - x]
+            total, count = total + scores, count + 1
+    return total / count, gradient
+
+
+def _cuts(length: int, stride: int, shift: int) -> list[tuple[int, int]]:
+    """The parts into which a grid of `stride`, shifted, divides a side."""
+    edges = [0, *range(shift + 1, length, stride), length] if shift + 1 < length else [0, length]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def _start(first: int, length: int, tile: int, margin: int) -> int:
+    """Where a tile begins so that it holds its part and its margin, or ends at the border."""
+    return max(0, min(first - margin, length - tile))
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a GPU or (where torch can tell) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def engine_for(settings: EngineSettings, size: tuple[int, int]) -> tuple[Engine, bool]:
+    """The engine that the settings ask for at an image size, and whether it takes the image whole."""
+    engine: Engine = eager
+    if settings.compile:
+        engine = compiled(engine)
+    if settings.precision != "float32":
+        engine = autocast(_precision(settings.precision), engine)
+    tile = _tile(settings.tile, size)
+    return tiled(tile, inner=engine, seed=settings.seed), tile is None
+
+
+def _precision(name: str) -> torch.dtype:
+    if name not in PRECISIONS:
+        raise InvalidValue(f"precision {name!r}{nearest(name, PRECISIONS)}; one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def _tile(tile: str, size: tuple[int, int]) -> int | None:
+    if tile == "none":
+        return None
+    if tile == "auto":
+        return TILE if size[0] * size[1] > WHOLE else None
+    if not tile.isdigit():
+        raise InvalidValue(f"tile {tile!r}: auto, none, or a number of pixels")
+    return int(tile) if max(size) > int(tile) else None
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "eager": lambda: eager,
+    "autocast": autocast,
+    "compiled": compiled,
+    "tiled": tiled,
+}

@@ -1,0 +1,155 @@
+"""Layer addresses, and the capture of what layers put out, stopping at the last one needed."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from featviz.errors import AmbiguousName, ImageTooSmall, LayerNotFound, ModelError
+from featviz.layer_table import ALIASES, Layer, first_tensor, layer_table, run_on_meta
+from featviz.types import OUTPUT, Model, Objective, Score
+
+
+class _Reached(BaseException):
+    """Ends a forward at its last needed layer; no network's `except Exception` swallows it."""
+
+
+def find_layer(model: Model, name: str) -> Layer:
+    """The layer at an address: a dotted path, `path#call` where it runs more than once, or a stage alias.
+
+    Raises `LayerNotFound` with the nearest addresses, `AmbiguousName` for a module that runs
+    more than once and whose call was not named.
+    """
+    table = layer_table(model)
+    named = {row.address: row for row in table if row.address}
+    named |= {row.alias: row for row in table if row.alias}
+    if name in named:
+        return named[name]
+    calls = [row.address for row in table if re.fullmatch(re.escape(name) + r"#\d+", row.address)]
+    if calls:
+        raise AmbiguousName("layer", name, calls)
+    if name in ALIASES:
+        raise LayerNotFound(name, hint=f"{model.name} has no stage of that depth (see featviz layers)")
+    if name in dict(model.net.named_modules()):
+        raise LayerNotFound(name, named, hint="it is a module of the network, but one that puts out no map")
+    raise LayerNotFound(name, named)
+
+
+def activations(model: Model, image: Tensor, addresses: Sequence[str]) -> dict[str, Tensor]:
+    """What the layers at `addresses` put out for an image `(b, 3, h, w)`.
+
+    The forward ends after the last of them. What is captured stays as the layer left it, also
+    where a later layer works in place.
+    """
+    captured: dict[str, Tensor] = {}
+    channels_last = {row.address for row in layer_table(model) if row.channels_last}
+    handles = [
+        _hook(model.net, address, captured, address in channels_last, len(set(addresses)))
+        for address in set(addresses)
+    ]
+    try:
+        model(image)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [address for address in addresses if address not in captured]
+    if missing:
+        raise ModelError(f"{model.name} did not reach {', '.join(missing)} in this forward")
+    return captured
+
+
+def _hook(net: nn.Module, address: str, captured: dict[str, Tensor], channels_last: bool, stop_at: int) -> Any:
+    """Capture one address; the forward ends when `stop_at` addresses are captured."""
+    path, _, call = address.partition("#")
+    calls = itertools.count()
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if next(calls) != int(call or 0):
+            return None
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise ModelError(f"{address or 'the network'} puts out no tensor")
+        captured[address] = tensor.permute(0, 3, 1, 2) if channels_last else tensor
+        if len(captured) == stop_at and address != OUTPUT:
+            raise _Reached
+        if address == OUTPUT or tensor is not output:
+            return None
+        # a copy goes on, so that an in-place ReLU next door cannot overwrite what was captured
+        onward = captured[address].clone()
+        return onward.permute(0, 2, 3, 1) if channels_last else onward
+
+    return net.get_submodule(path).register_forward_hook(keep)
+
+
+def score(model: Model, objective: Objective) -> Score:
+    """Image `(b, 3, h, w)` -> the objective's `(b,)` scores on this model."""
+
+    def measured(image: Tensor) -> Tensor:
+        return objective.measure(activations(model, image, objective.layers))
+
+    return measured
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """The network in eval mode and without weight gradients, exactly as found afterwards."""
+    modes = [module for module in net.modules() if module.training]
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    for module in modes:
+        module.training = False
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modes:
+            module.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def check_size(model: Model, layers: Sequence[str], size: tuple[int, int]) -> None:
+    """Raise `ImageTooSmall` where an image of `size` (rows, columns) does not reach the layers."""
+    if min(size) >= min(model.input_size) or _fits(model, layers, size):
+        return
+    sides = range(1, min(model.input_size) + 1)
+    need = _first(lambda side: _fits(model, layers, (side, side)), sides)
+    raise ImageTooSmall(size, " and ".join(layers) or "the network", need)
+
+
+def _first(holds: Callable[[int], bool], numbers: range) -> int | None:
+    """The least number that holds, by bisection; None where the last does not."""
+    low, high = 0, len(numbers) - 1
+    if not holds(numbers[high]):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(numbers[middle]) else (middle + 1, high)
+    return numbers[low]
+
+
+def _fits(model: Model, layers: Sequence[str], size: tuple[int, int]) -> bool:
+    """Whether the layers are reached, and with at least two positions a side where they have a map."""
+    fits = False
+
+    def looked_at(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal fits
+        tensor = first_tensor(output)
+        fits = tensor is not None and (tensor.dim() != 4 or min(tensor.shape[2:]) > 0)
+
+    handles = [model.net.get_submodule(a.partition("#")[0]).register_forward_hook(looked_at) for a in layers]
+    try:
+        run_on_meta(model, size)
+    except Exception:
+        return fits and OUTPUT not in layers
+    finally:
+        for handle in handles:
+            handle.remove()
+    return fits

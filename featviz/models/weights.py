@@ -1,0 +1,189 @@
+"""Weights files: what is in them, and putting it into a network."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featviz.errors import ModelError, WeightsMismatch, nearest
+from featviz.models.quiet import one_line, quiet
+
+State = Mapping[str, Tensor]
+Build = Callable[..., nn.Module]
+
+# Training programs put a network's tensors under one of these; where several stand side by
+# side the first is taken, so the plain weights before their moving average.
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module"),
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "ema"),
+)
+# DataParallel, torch.compile, and trainers that hold the network as `self.model`.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def read_weights(path: str | Path) -> State:
+    """The named tensors of a .safetensors, .pth, .pt or .bin file, on the CPU, out of their wrappers.
+
+    Nothing in the file is run (`weights_only=True`). Raises `ModelError` for a missing file and
+    `WeightsMismatch` for one without plain tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        beside = [entry.name for entry in file.parent.glob("*") if entry.is_file()]
+        raise ModelError(f"no weights file {str(path)!r}{nearest(file.name, beside)}")
+    return _unwrap(_open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file), file)
+
+
+def _open_safetensors(file: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsMismatch(f"{file} is no readable safetensors file: {one_line(error)}") from error
+
+
+def _open_pickle(file: Path) -> Any:
+    try:
+        with quiet():
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" not in str(error).lower():
+            raise WeightsMismatch(f"{file} is no readable weights file: {one_line(error)}") from error
+        raise WeightsMismatch(
+            f"{file} holds pickled code, which featviz does not run; where you trust it, save its tensors "
+            "alone with torch.save(net.state_dict(), 'weights.pth') and give that file"
+        ) from error
+    except Exception as error:  # a damaged file raises nearly anything
+        raise WeightsMismatch(f"{file} is no readable weights file: {one_line(error)}") from error
+
+
+def _unwrap(data: Any, file: Path) -> State:
+    while isinstance(data, Mapping) and not _tensors(data):
+        inner = [data[key] for key in _WRAPPERS if isinstance(data.get(key), Mapping)]
+        inner = inner or [value for value in data.values() if isinstance(value, Mapping) and _tensors(value)]
+        if not inner:
+            break
+        data = inner[0]
+    found = _tensors(data) if isinstance(data, Mapping) else None
+    if not found:
+        raise WeightsMismatch(f"{file} holds no named tensors, but {type(data).__name__}")
+    # torch keeps each module's version beside the tensors; networks read old files by it
+    found._metadata = getattr(data, "_metadata", None)  # type: ignore[attr-defined]
+    return found
+
+
+def _tensors(data: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
+    return OrderedDict((str(key), value) for key, value in data.items() if isinstance(value, Tensor))
+
+
+def match_names(state: State, wanted: Iterable[str]) -> State:
+    """The tensors under the network's own names: a wrapper's prefixes go where that makes a name match."""
+    known = set(wanted)
+    matched: OrderedDict[str, Tensor] = OrderedDict()
+    for name, tensor in state.items():
+        target = next((short for short in _shortened(name) if short in known), name)
+        if target == name or target not in state:
+            matched[target] = tensor
+    if len(known & set(state)) < len(known & set(matched)):
+        matched.pop("n_averaged", None)  # torch.optim.swa_utils counts beside the weights
+    unchanged = list(matched) == list(state)
+    matched._metadata = getattr(state, "_metadata", None) if unchanged else None  # type: ignore[attr-defined]
+    return matched
+
+
+def _shortened(name: str) -> Iterable[str]:
+    yield name
+    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""):
+        name = name.removeprefix(prefix)
+        yield name
+
+
+def build_with_weights(
+    build: Build, state: State, source: str, classes: int
+) -> tuple[nn.Module, dict[str, int]]:
+    """The network that `build(num_classes=…, in_chans=…)` makes, with the tensors in it.
+
+    The number of classes and of input channels follow the file where it has others than the
+    usual `classes` and 3; they are the dictionary of the answer. Raises `WeightsMismatch`.
+    """
+    net = build()
+    state = match_names(state, net.state_dict())
+    options = _sizes(state, net, classes)
+    if options:
+        net = build(**options)
+    fit(net, state, source)
+    return net, {"num_classes": classes, **options}
+
+
+def _sizes(state: State, net: nn.Module, classes: int) -> dict[str, int]:
+    options = {}
+    here = net.state_dict()
+    other = [(state[name].shape, here[name].shape) for name in here if name in state]
+    heads = {theirs[0] for theirs, ours in other if _other_head(theirs, ours, classes)}
+    if len(heads) == 1:
+        options["num_classes"] = heads.pop()
+    stem = next((name for name, tensor in here.items() if tensor.ndim == 4), "")
+    if stem in state and state[stem].ndim == 4 and state[stem].shape[1] == 1 != here[stem].shape[1]:
+        options["in_chans"] = 1
+    return options
+
+
+def _other_head(theirs: torch.Size, ours: torch.Size, classes: int) -> bool:
+    return theirs != ours and len(theirs) == len(ours) > 0 and ours[0] == classes and theirs[1:] == ours[1:]
+
+
+def fit(net: nn.Module, state: State, source: str) -> None:
+    """Put the tensors into the network, in the network's own precision.
+
+    Raises `WeightsMismatch` naming what is missing, unexpected, or of another shape. Batch-norm
+    counters (`num_batches_tracked`) may be missing: nothing reads them in eval mode.
+    """
+    wrong = _wrong_shapes(net, state)
+    missing: list[str] = [name for name in net.state_dict() if name not in state]
+    unexpected: list[str] = [name for name in state if name not in net.state_dict()]
+    if not wrong:
+        missing, unexpected = _load(net, state, source)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    faults = [_named("missing", missing), _named("unexpected", unexpected), _named("of another shape", wrong)]
+    if any(faults):
+        told = ", ".join(fault for fault in faults if fault)
+        raise WeightsMismatch(f"{source} does not fit {type(net).__name__}: {told}")
+
+
+def _wrong_shapes(net: nn.Module, state: State) -> list[str]:
+    return [
+        f"{name} is {_shape(state[name])}, the network's {_shape(tensor)}"
+        for name, tensor in net.state_dict().items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+
+
+def _load(net: nn.Module, state: State, source: str) -> tuple[list[str], list[str]]:
+    with quiet():
+        try:
+            result = net.load_state_dict(state, strict=False)
+        except ValueError:  # MNASNet refuses tensors without its version mark
+            state = OrderedDict(state)
+            state._metadata = net.state_dict()._metadata
+            result = net.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise WeightsMismatch(f"{source} does not fit {type(net).__name__}: {one_line(error)}") from error
+    return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _named(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,44 @@
+"""The image's spectrum in decorrelated colours: steps are spread evenly over scales and hues."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from featviz.params.colour import correlate, decorrelate
+from featviz.types import Parameterization
+
+_EDGE = 1e-4  # a sigmoid reaches neither 0 nor 1
+
+
+def fourier(image: Tensor, decay: float = 1.0) -> Parameterization:
+    """Optimise the Fourier coefficients of an image `(b, 3, h, w)`, of any height and width.
+
+    image = sigmoid(M · irfft2(s(f) · z) / 4) with s(f) = 1 / max(f, 1/max(h, w))^decay, f in cycles
+    per pixel, and M the colour correlation (Olah et al. 2017; constants from lucid). The transform is
+    orthonormal, which takes the place of lucid's factor sqrt(h·w).
+    """
+    h, w = image.shape[2:]
+    scale = _scale(h, w, decay).to(image.device)  # (h, w // 2 + 1)
+    values = torch.empty(*image.shape[:2], *scale.shape, 2, dtype=torch.float32, device=image.device)
+
+    @torch.no_grad()
+    def assign(new: Tensor) -> None:
+        logits = torch.logit(new.float().clamp(_EDGE, 1 - _EDGE))
+        spectrum = torch.fft.rfft2(4 * decorrelate(logits), norm="ortho") / scale
+        values.copy_(torch.view_as_real(spectrum))
+
+    def decode() -> Tensor:
+        with torch.autocast(image.device.type, enabled=False):  # a spectrum outruns half precision
+            planes = torch.fft.irfft2(torch.view_as_complex(values) * scale, s=(h, w), norm="ortho")
+            return torch.sigmoid(correlate(planes / 4))
+
+    assign(image)
+    values.requires_grad_(True)
+    return Parameterization((values,), decode, assign)
+
+
+def _scale(h: int, w: int, decay: float) -> Tensor:
+    rows = torch.fft.fftfreq(h).view(-1, 1)
+    columns = torch.fft.rfftfreq(w).view(1, -1)
+    return (rows.square() + columns.square()).sqrt().clamp(min=1 / max(h, w)).pow(-decay)

@@ -1,0 +1,104 @@
+"""The settings of every kind of run, with their defaults, ranges and one-line explanations.
+
+Plain data without torch: the library takes them as keywords, the command line makes its options
+of them, recipes keep them. Each is written once, here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from featviz.errors import InvalidValue, UnknownName
+
+
+class SettingNotFound(UnknownName):
+    """No setting of that name."""
+
+    kind = "setting"
+
+
+def option(
+    default: Any, about: str, *, at_least: float | None = None, above: float | None = None, **more: Any
+) -> Any:
+    """A setting with its explanation and its range; `more` goes to the command line."""
+    return field(default=default, metadata={"about": about, "at_least": at_least, "above": above, **more})
+
+
+class Settings:
+    """What all settings share: made by name, checked on entry, turned into plain data."""
+
+    @classmethod
+    def of(cls, **values: Any) -> Any:
+        """The settings with these values; an unknown name raises `SettingNotFound`."""
+        known = [setting.name for setting in fields(cls)]  # type: ignore[arg-type]
+        for name in values:
+            if name not in known:
+                raise SettingNotFound(name, known)
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):  # type: ignore[arg-type]
+            value, limits = getattr(self, setting.name), setting.metadata
+            if value is None or isinstance(value, (str, bool)):
+                continue
+            if value != value or (limits["at_least"] is not None and value < limits["at_least"]):
+                raise InvalidValue(f"{setting.name} {value}: at least {limits['at_least']}")
+            if limits["above"] is not None and value <= limits["above"]:
+                raise InvalidValue(f"{setting.name} {value}: more than {limits['above']}")
+
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from their defaults."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return {s.name: values[s.name] for s in fields(self) if values[s.name] != s.default}  # type: ignore[arg-type]
+
+    def plain(self) -> dict[str, Any]:
+        """Every value by name."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class EngineSettings(Settings):
+    """How gradients are computed."""
+
+    seed: int = option(0, "the same seed gives the same picture", at_least=0)
+    precision: str = option("float32", "float32, or bfloat16 or float16 by autocast", panel="Engine")
+    compile: bool = option(False, "compile the network first: slow to start, faster steps", panel="Engine")
+    tile: str = option("auto", "side of the tiles for large pictures: auto, none, or pixels", panel="Engine")
+
+
+@dataclass(frozen=True)
+class DreamSettings(EngineSettings):
+    """A DeepDream."""
+
+    strength: float = option(1.0, "how far to go: 0.5 a hint, 2 a fever", above=0)
+    size: int | None = option(None, "longest side of the result in pixels, instead of the photo's", at_least=1)
+    steps: int = option(10, "gradient steps in each octave", at_least=1)
+    octaves: int | None = option(None, "scales to dream at, by default all down to about 200 px", at_least=1)
+    octave_scale: float = option(1.4, "ratio between one octave and the next", above=1)
+    step_size: float = option(0.008, "mean change of a pixel in one step, of a range of 1", above=0)
+    jitter: int = option(24, "random shift before each step, in pixels", at_least=0)
+    blur: float = option(0.5, "gaussian smoothing of the gradient, in pixels", at_least=0)
+    decay: float = option(0.0, "share of the dream that fades at each step", at_least=0)
+    tv: float = option(0.0, "total-variation penalty, against noise", at_least=0)
+    keep_color: bool = option(False, "keep the photo's colours, dream in its light and dark only")
+    zoom: int = option(0, "make a film of so many frames, zooming into the dream", at_least=0, panel="Film")
+    zoom_rate: float = option(0.04, "how much each frame zooms in", at_least=0, panel="Film")
+    animate: bool = option(False, "make a film of the dream coming about", panel="Film")
+    fps: int = option(24, "frames a second of a film", at_least=1, panel="Film")
+
+
+@dataclass(frozen=True)
+class RenderSettings(EngineSettings):
+    """A visualization from noise."""
+
+    size: int | None = option(None, "side of the picture in pixels, by default the network's input", at_least=1)
+    steps: int = option(256, "gradient steps", at_least=1)
+    rate: float = option(0.05, "learning rate of Adam", above=0)
+    param: str = option("fourier", "what is optimised: fourier or pixels")
+    decay: float = option(1.0, "power by which the spectrum falls with frequency", at_least=0)
+    jitter: int = option(8, "random shift before each step, in pixels", at_least=0)
+    rotate: float = option(10.0, "random turn before each step, in degrees", at_least=0)
+    scale: float = option(0.1, "random magnification before each step, as a share", at_least=0)
+    blur: float = option(0.0, "gaussian blur of the image, in pixels", at_least=0)
+    blur_every: int = option(4, "steps between two blurs", at_least=1)

@@ -1,0 +1,137 @@
+"""Random transforms of the image, drawn anew at each step, so that the score holds for all of them.
+
+Each function takes its range and returns a `Transform`: image `(b, 3, h, w)` and `Draws` -> image.
+Every sample of a batch has draws of its own. (Transformation robustness: Olah et al. 2017.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featviz.errors import InvalidValue
+from featviz.types import Draws, Transform
+
+
+def jitter(pixels: int) -> Transform:
+    """Crop at a random offset: `pixels` fewer rows and columns, as lucid and Distill do."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        rows, columns = image.shape[2] - pixels, image.shape[3] - pixels
+        if min(rows, columns) < 1:
+            raise InvalidValue(f"jitter {pixels} leaves nothing of an image of {_size(image)}")
+        offsets = draws.integers(0, pixels, 2).tolist()
+        crops = [
+            one[:, top : top + rows, left : left + columns]
+            for one, (top, left) in zip(image, offsets, strict=True)
+        ]
+        return torch.stack(crops)
+
+    return transform
+
+
+def roll(pixels: int) -> Transform:
+    """Shift by up to `pixels` either way, what leaves one side coming in at the other (DeepDream's jitter)."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        offsets = draws.integers(-pixels, pixels, 2).tolist()
+        return torch.stack([one.roll(shift, (1, 2)) for one, shift in zip(image, offsets, strict=True)])
+
+    return transform
+
+
+def scale(factors: Sequence[float]) -> Transform:
+    """Magnify by one of `factors` about the middle, the size of the image staying as it is."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        chosen = draws.integers(0, len(factors) - 1, 1)[:, 0].tolist()
+        return _affine(image, [(factors[i], 0.0) for i in chosen])
+
+    return transform
+
+
+def rotate(degrees: float) -> Transform:
+    """Turn about the middle by up to `degrees` either way."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        angles = draws.uniform(-degrees, degrees, 1)[:, 0].tolist()
+        return _affine(image, [(1.0, math.radians(angle)) for angle in angles])
+
+    return transform
+
+
+def pad(pixels: int, value: float | None = 0.5) -> Transform:
+    """Add a border of one grey `value`, or the image mirrored where it is None."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        border = (pixels,) * 4
+        if value is None:
+            return F.pad(image, border, mode="reflect")
+        return F.pad(image, border, value=value)
+
+    return transform
+
+
+def crop(low: float, high: float) -> Transform:
+    """A square window of `low` to `high` times the shorter side at a random place, resampled to full size."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        size = draws.uniform(low, high, 1)[:, 0].tolist()
+        places = draws.uniform(-1.0, 1.0, 2).tolist()
+        shifts = [(row * (1 - s), col * (1 - s)) for s, (row, col) in zip(size, places, strict=True)]
+        return _affine(image, [(1 / s, 0.0) for s in size], shifts)
+
+    return transform
+
+
+def noise(sd: float) -> Transform:
+    """Add gaussian noise of standard deviation `sd`."""
+    return lambda image, draws: image + sd * draws.normal(*image.shape[1:]).to(image)
+
+
+def compose(transforms: Sequence[Transform]) -> Transform:
+    """One transform after the other."""
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        for each in transforms:
+            image = each(image, draws)
+        return image
+
+    return transform
+
+
+def _affine(
+    image: Tensor,
+    zoom_and_angle: Sequence[tuple[float, float]],
+    shifts: Sequence[tuple[float, float]] | None = None,
+) -> Tensor:
+    """Resample each sample magnified, turned and shifted (rows, columns in half-sizes), borders mirrored."""
+    h, w = image.shape[2:]
+    shifts = shifts or [(0.0, 0.0)] * len(image)
+    matrices = []
+    for (zoom, angle), (down, right) in zip(zoom_and_angle, shifts, strict=True):
+        cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+        # normalised coordinates stretch with the sides, so a turn needs their ratio
+        matrices.append([[cos, -sin * h / w, right], [sin * w / h, cos, down]])
+    theta = torch.tensor(matrices, dtype=image.dtype).to(image.device)
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]}x{image.shape[3]}"
+
+
+TRANSFORMS: dict[str, Callable[..., Transform]] = {
+    "jitter": jitter,
+    "roll": roll,
+    "scale": scale,
+    "rotate": rotate,
+    "pad": pad,
+    "crop": crop,
+    "noise": noise,
+}
