@@ -68,9 +68,7 @@ def _run(
     watch: Watch | None,
 ) -> Picture | Film:
     ready = as_model(model)
-    return run(
-        recipe_for(command, ready, target, settings, photos), model=ready, inputs=photos, watch=watch
-    )
+    return run(recipe_for(command, ready, target, settings, photos), model=ready, inputs=photos, watch=watch)
 
 
 def as_model(model: Model | nn.Module | str) -> Model:
@@ -86,7 +84,9 @@ def as_photo(image: Image) -> Photo:
         return read_photo(image)
     alpha = None
     if isinstance(image, np.ndarray):
-        image = PIL.Image.fromarray(image if image.dtype == np.uint8 else (image * 255 + 0.5).astype(np.uint8))
+        image = PIL.Image.fromarray(
+            image if image.dtype == np.uint8 else (image * 255 + 0.5).astype(np.uint8)
+        )
     if isinstance(image, PIL.Image.Image):
         image, alpha = from_pil(image)
     if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[:2] != (1, 3):

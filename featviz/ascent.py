@@ -93,9 +93,7 @@ def _may_look(device: torch.device, index: int, steps: int) -> bool:
     return device.type == "cpu" or index % CHECK_EVERY == 0 or index == steps
 
 
-def _move(
-    param: Parameterization, optimizer: torch.optim.Optimizer, image: Tensor, gradient: Tensor
-) -> None:
+def _move(param: Parameterization, optimizer: torch.optim.Optimizer, image: Tensor, gradient: Tensor) -> None:
     slopes = torch.autograd.grad(image, param.values, gradient)
     for value, slope in zip(param.values, slopes, strict=True):
         value.grad = slope

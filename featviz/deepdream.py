@@ -64,7 +64,9 @@ def _octaves(
     sizes: Sequence[tuple[int, int]],
 ) -> Iterator[DreamStep]:
     detail: Tensor | None = None
-    measured = score(model, objective)  # one score for all octaves, so that an engine can keep what it compiled
+    measured = score(
+        model, objective
+    )  # one score for all octaves, so that an engine can keep what it compiled
     with frozen(model.net):
         for octave, size in enumerate(sizes, 1):
             base = resize(photo, size)

@@ -66,7 +66,9 @@ def tiled(tile: int | None, margin: int = 64, inner: Engine = eager, seed: int =
     the mean over tiles. None means the whole picture at once.
     """
     if tile is not None and tile <= 2 * margin:
-        raise InvalidValue(f"tile {tile} leaves nothing inside its margin of {margin}; at least {2 * margin + 1}")
+        raise InvalidValue(
+            f"tile {tile} leaves nothing inside its margin of {margin}; at least {2 * margin + 1}"
+        )
     side = tile
     calls = 0
 

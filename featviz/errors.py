@@ -1,24 +1,24 @@
 """Every error that featviz raises on purpose.
 
-    FeatvizError                 caught once, by the command line, and shown as one line
-    ├── InvalidValue             a setting outside its range                       exit 2
-    │   ├── TargetSyntax         a target that does not parse, with its column
-    │   ├── UnknownName          a name nobody has, with the nearest that exist
-    │   │   ├── ModelNotFound
-    │   │   ├── LayerNotFound
-    │   │   └── ClassNotFound
-    │   ├── AmbiguousName        a name that several things answer to
-    │   ├── ChannelOutOfRange
-    │   ├── PositionOutOfRange
-    │   └── ImageTooSmall
-    ├── PhotoError               a photo that cannot be read                       exit 1
-    ├── OutputError              a file that cannot be written                     exit 1
-    │   └── OutputExists
-    ├── ModelError               a model that cannot be built or run               exit 1
-    │   ├── WeightsUnavailable
-    │   └── WeightsMismatch
-    ├── NonFiniteScore           the ascent met NaN or infinity                    exit 1
-    └── RecipeError              a picture without a readable recipe               exit 1
+FeatvizError                 caught once, by the command line, and shown as one line
+├── InvalidValue             a setting outside its range                       exit 2
+│   ├── TargetSyntax         a target that does not parse, with its column
+│   ├── UnknownName          a name nobody has, with the nearest that exist
+│   │   ├── ModelNotFound
+│   │   ├── LayerNotFound
+│   │   └── ClassNotFound
+│   ├── AmbiguousName        a name that several things answer to
+│   ├── ChannelOutOfRange
+│   ├── PositionOutOfRange
+│   └── ImageTooSmall
+├── PhotoError               a photo that cannot be read                       exit 1
+├── OutputError              a file that cannot be written                     exit 1
+│   └── OutputExists
+├── ModelError               a model that cannot be built or run               exit 1
+│   ├── WeightsUnavailable
+│   └── WeightsMismatch
+├── NonFiniteScore           the ascent met NaN or infinity                    exit 1
+└── RecipeError              a picture without a readable recipe               exit 1
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def activations(model: Model, image: Tensor, addresses: Sequence[str]) -> dict[s
     return captured
 
 
-def _hook(net: nn.Module, address: str, captured: dict[str, Tensor], channels_last: bool, stop_at: int) -> Any:
+def _hook(
+    net: nn.Module, address: str, captured: dict[str, Tensor], channels_last: bool, stop_at: int
+) -> Any:
     """Capture one address; the forward ends when `stop_at` addresses are captured."""
     path, _, call = address.partition("#")
     calls = itertools.count()

@@ -42,7 +42,9 @@ class Recipe:
         known = {f.name for f in fields(cls)}
         missing = {"command", "model", "target", "settings"} - set(data)
         if missing or set(data) - known or data["command"] not in RUNNERS:
-            raise RecipeError(f"not a recipe of featviz {version('featviz')}: {', '.join(sorted(data))[:120]}")
+            raise RecipeError(
+                f"not a recipe of featviz {version('featviz')}: {', '.join(sorted(data))[:120]}"
+            )
         return cls(**data)
 
     def plain(self) -> dict[str, Any]:
@@ -117,7 +119,9 @@ def load_model(recipe: Recipe, device: str = "auto") -> Model:
 
     source = recipe.model["source"]
     if not source:
-        raise ModelError(f"this recipe's model {recipe.model['name']!r} was built in memory: hand it to run(model=…)")
+        raise ModelError(
+            f"this recipe's model {recipe.model['name']!r} was built in memory: hand it to run(model=…)"
+        )
     return load(**source, device=device)
 
 
@@ -254,4 +258,5 @@ def _run_render(recipe: Recipe, model: Model, photos: Mapping[str, Photo], watch
     return Picture(step.image, replace(recipe, status=status).plain())
 
 
+SETTINGS: dict[str, type[Settings]] = {"dream": DreamSettings, "render": RenderSettings}
 RUNNERS: dict[str, Callable[..., Picture | Film]] = {"dream": _run_dream, "render": _run_render}

@@ -67,9 +67,7 @@ def contribution_clip(percentile: float, center: float = CENTER) -> Projection:
 
     def projection(image: Tensor, gradient: Tensor, step: int) -> Tensor:
         contribution = ((image - center) * gradient).sum(1, keepdim=True).abs()
-        return image.where(
-            contribution >= _percentile(contribution, percentile), image.new_full((), center)
-        )
+        return image.where(contribution >= _percentile(contribution, percentile), image.new_full((), center))
 
     return projection
 

@@ -37,6 +37,21 @@ class Settings:
                 raise SettingNotFound(name, known)
         return cls(**values)
 
+    @classmethod
+    def read(cls, name: str, text: str) -> Any:
+        """The value of one setting from text: `40`, `0.5`, `true`, `none`."""
+        kind = str(next(f.type for f in fields(cls) if f.name == name))  # type: ignore[arg-type]
+        if text.lower() == "none" and "None" in kind:
+            return None
+        if kind == "bool":
+            if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
+                raise InvalidValue(f"{name} {text!r}: true or false")
+            return text.lower() in ("true", "yes", "1")
+        try:
+            return {"int": int, "float": float, "str": str}[kind.split(" ")[0]](text)
+        except ValueError:
+            raise InvalidValue(f"{name} {text!r}: a {'whole ' * kind.startswith('int')}number") from None
+
     def __post_init__(self) -> None:
         for setting in fields(self):  # type: ignore[arg-type]
             value, limits = getattr(self, setting.name), setting.metadata
@@ -72,7 +87,9 @@ class DreamSettings(EngineSettings):
     """A DeepDream."""
 
     strength: float = option(1.0, "how far to go: 0.5 a hint, 2 a fever", above=0)
-    size: int | None = option(None, "longest side of the result in pixels, instead of the photo's", at_least=1)
+    size: int | None = option(
+        None, "longest side of the result in pixels, instead of the photo's", at_least=1
+    )
     steps: int = option(10, "gradient steps in each octave", at_least=1)
     octaves: int | None = option(None, "scales to dream at, by default all down to about 200 px", at_least=1)
     octave_scale: float = option(1.4, "ratio between one octave and the next", above=1)
@@ -92,7 +109,9 @@ class DreamSettings(EngineSettings):
 class RenderSettings(EngineSettings):
     """A visualization from noise."""
 
-    size: int | None = option(None, "side of the picture in pixels, by default the network's input", at_least=1)
+    size: int | None = option(
+        None, "side of the picture in pixels, by default the network's input", at_least=1
+    )
     steps: int = option(256, "gradient steps", at_least=1)
     rate: float = option(0.05, "learning rate of Adam", above=0)
     param: str = option("fourier", "what is optimised: fourier or pixels")

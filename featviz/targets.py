@@ -181,5 +181,7 @@ def _vector(file: str, layer: Layer) -> Tensor:
         raise InvalidValue(f"direction {file!r} cannot be read: {error}") from error
     if tuple(vector.shape) != (layer.channels,):
         shape = "x".join(map(str, vector.shape))
-        raise InvalidValue(f"direction {file!r} has {shape} values, {layer.address} has {layer.channels} channels")
+        raise InvalidValue(
+            f"direction {file!r} has {shape} values, {layer.address} has {layer.channels} channels"
+        )
     return vector

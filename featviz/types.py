@@ -169,3 +169,34 @@ class Step:
     index: int
     scores: Tensor
     image: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """An explanation: a method's own signed map for one target, and how it was made.
+
+    `raw` is what the method gives, before any resizing, colour reduction or clipping: `(3, h, w)` for
+    gradients with respect to the image in [0, 1], `(h', w')` at its layer's resolution for class
+    activation maps, `(h, w)` for occlusion. `size` is the image's (rows, columns), `score` the target's
+    on it, `layer` the address a class activation map was taken at, `notes` plain data: the settings,
+    rewritten calls, completeness error and the like.
+    """
+
+    method: str
+    target: str
+    raw: Tensor
+    size: tuple[int, int]
+    score: float
+    layer: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def map(self) -> Tensor:
+        """`(h, w)` at the image's size, signed: of three colours the one of largest magnitude, bilinear."""
+        flat = self.raw
+        if flat.dim() == 3:
+            flat = flat.gather(0, flat.abs().argmax(0, keepdim=True))[0]
+        if tuple(flat.shape) == self.size:
+            return flat
+        resized = nn.functional.interpolate(flat[None, None], self.size, mode="bilinear", align_corners=False)
+        return resized[0, 0]

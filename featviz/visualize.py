@@ -62,7 +62,9 @@ def robustness(settings: RenderSettings) -> list[Transform]:
 def _parameterization(start: torch.Tensor, settings: RenderSettings) -> Parameterization:
     if settings.param not in PARAMETERIZATIONS:
         known = ", ".join(PARAMETERIZATIONS)
-        raise InvalidValue(f"param {settings.param!r}{nearest(settings.param, PARAMETERIZATIONS)}; one of {known}")
+        raise InvalidValue(
+            f"param {settings.param!r}{nearest(settings.param, PARAMETERIZATIONS)}; one of {known}"
+        )
     if settings.param == "fourier":
         return PARAMETERIZATIONS["fourier"](start, decay=settings.decay)
     return PARAMETERIZATIONS[settings.param](start)

@@ -29,12 +29,12 @@ def embedded_model(
     """
     classes = CLASSES
     if weights is not None:
-        net, options = build_with_weights(_build, read_weights(weights), weights, CLASSES)
+        net, options = build_with_weights(_build, read_weights(weights), weights, name, CLASSES)
         classes = options["num_classes"]
     else:
         net = _build()
         if not untrained:
-            fit(net, by_position(_package_state(), net), "the package's weights")
+            fit(net, by_position(_package_state(), net), "the package's file", name)
     labels = imagenet_labels() if classes == CLASSES else ()
     return Model(net, name, (127 / 255,) * 3, (128 / 255,) * 3, (224, 224), labels)
 

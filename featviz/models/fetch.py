@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def _from_url(weights: Published) -> Path:
 
 def _from_repository(weights: Published) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.utils import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
     absent: Exception | None = None
     for file in weights.files:
@@ -103,7 +104,8 @@ def _ways_on(weights: Published, model: str, error: Exception) -> str:
     else:
         host, variable, folder = weights.url, "TORCH_HOME", _hub_folder()
     reason = getattr(error, "reason", error)
-    told = one_line(reason if isinstance(reason, Exception) else error, 100)
+    told = re.sub(r"^\[Errno -?\d+\] ", "", one_line(reason if isinstance(reason, Exception) else error, 100))
+    told = told or type(error).__name__
     return (
         f"the weights {weights.name} of {model} are not on this machine, and {urlparse(host).netloc} did not "
         f"give them ({told}); give --weights FILE, take the embedded model (--model efficientnet_lite0), "

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from featviz.errors import InvalidValue, ModelError, ModelNotFound
+from featviz.errors import FeatvizError, InvalidValue, ModelError, ModelNotFound
 from featviz.models.quiet import one_line
 from featviz.models.weights import fit, match_names, read_weights
 from featviz.types import Model
@@ -35,14 +35,14 @@ def own_model(name: str, weights: str | None, untrained: bool, input_size: tuple
         raise InvalidValue(f"model {name!r}: say package.module:factory or path/to/file.py:factory")
     is_file = place.endswith(".py") or "/" in place or "\\" in place
     folder = Path(place).resolve().parent if is_file else Path.cwd()
-    with _importable(folder), _explained(name):
+    with _importable(folder, is_file), _explained(name):
         module = _run_file(place) if is_file else _import(place)
         made = _make(module, attribute, place)
     if not isinstance(made, (nn.Module, Model)):
         raise ModelError(f"{name} gave a {type(made).__name__}, not a torch.nn.Module")
     model = dataclasses.replace(made, name=name) if isinstance(made, Model) else Model(made, name)
     if weights is not None:
-        fit(model.net, match_names(read_weights(weights), model.net.state_dict()), weights)
+        fit(model.net, match_names(read_weights(weights), model.net.state_dict()), weights, name)
     return model
 
 
@@ -72,7 +72,6 @@ def _run_file(place: str) -> ModuleType:
     if not path.is_file():
         beside = [str(path.parent / entry.name) for entry in path.parent.glob("*.py")]
         raise ModelNotFound(place, beside, hint="there is no such file")
-    _forget_siblings(path.resolve().parent)
     # a name of its own, so that two files called model.py do not take each other's place
     unique = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     spec = importlib.util.spec_from_file_location(f"featviz_own_{unique}_{path.stem}", path)
@@ -100,7 +99,9 @@ def _forget_siblings(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def _importable(folder: Path, of_a_file: bool) -> Iterator[None]:
+    if of_a_file:
+        _forget_siblings(folder)
     before = set(sys.modules)
     importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
@@ -109,10 +110,16 @@ def _importable(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file and folder in Path(file).parents and not name.startswith("featviz"):
+        for name in set(sys.modules) - before if of_a_file else ():
+            if _stands_in(folder, name):
                 _siblings[name] = folder
+
+
+def _stands_in(folder: Path, name: str) -> bool:
+    top = folder / name.partition(".")[0]
+    file = getattr(sys.modules[name], "__file__", None)
+    beside = top.is_dir() or top.with_suffix(".py").is_file()
+    return bool(file) and beside and folder in Path(str(file)).parents
 
 
 @contextlib.contextmanager
@@ -120,11 +127,11 @@ def _explained(name: str) -> Iterator[None]:
     """What the user's code raises becomes one line that names the place."""
     try:
         yield
-    except (ModelNotFound, ModelError):
+    except FeatvizError:
         raise
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        frame = frames[-1]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise ModelError(
-            f"{name} raised {type(error).__name__}: {one_line(error)} ({Path(frame.filename).name}, line {frame.lineno})"
+            f"{name} raised {type(error).__name__}: {one_line(error)} "
+            f"({Path(frame.filename).name}, line {frame.lineno})"
         ) from error

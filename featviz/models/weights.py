@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +55,29 @@ def _open_safetensors(file: Path) -> Any:
 
 def _open_pickle(file: Path) -> Any:
     try:
-        with quiet():
+        with quiet(), _allowed():
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower():
-            raise WeightsMismatch(f"{file} is no readable weights file: {one_line(error)}") from error
-        raise WeightsMismatch(
-            f"{file} holds pickled code, which featviz does not run; where you trust it, save its tensors "
-            "alone with torch.save(net.state_dict(), 'weights.pth') and give that file"
-        ) from error
     except Exception as error:  # a damaged file raises nearly anything
-        raise WeightsMismatch(f"{file} is no readable weights file: {one_line(error)}") from error
+        raise WeightsMismatch(_why_unreadable(file, error)) from error
+
+
+def _allowed() -> AbstractContextManager[Any]:
+    """Lets a saved `argparse.Namespace` through: trainers keep one beside the weights; it runs nothing."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
+    return allow([argparse.Namespace]) if allow else nullcontext()
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    told = str(error)
+    refused = re.search(r"GLOBAL ([\w.]+)", told)
+    what = refused.group(1) if refused else "TorchScript" if "TorchScript" in told else ""
+    if what:
+        return (
+            f"{file} holds pickled code ({what}), which featviz does not run; where you trust the file, "
+            "load it yourself and save its tensors alone: torch.save(net.state_dict(), 'weights.pth')"
+        )
+    damaged = "" if isinstance(error, pickle.UnpicklingError) else f": {one_line(error, 80)}".rstrip(": ")
+    return f"{file} is no readable weights file{damaged}"
 
 
 def _unwrap(data: Any, file: Path) -> State:
@@ -75,39 +90,52 @@ def _unwrap(data: Any, file: Path) -> State:
     found = _tensors(data) if isinstance(data, Mapping) else None
     if not found:
         raise WeightsMismatch(f"{file} holds no named tensors, but {type(data).__name__}")
-    # torch keeps each module's version beside the tensors; networks read old files by it
-    found._metadata = getattr(data, "_metadata", None)  # type: ignore[attr-defined]
-    return found
+    return versioned(found, data)
 
 
 def _tensors(data: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
     return OrderedDict((str(key), value) for key, value in data.items() if isinstance(value, Tensor))
 
 
+def versioned(tensors: OrderedDict[str, Tensor], like: object) -> State:
+    """The tensors with the version marks of `like`, by which torch's modules read older files."""
+    marked: Any = tensors
+    marked._metadata = getattr(like, "_metadata", None)
+    return tensors
+
+
 def match_names(state: State, wanted: Iterable[str]) -> State:
-    """The tensors under the network's own names: a wrapper's prefixes go where that makes a name match."""
+    """The tensors under the network's own names: a wrapper's prefix goes where that makes names match.
+
+    A prefix that hides one of the network's names goes from every name, so that a network still
+    recognises those that it translates from older files by itself.
+    """
     known = set(wanted)
+    prefix = next((found for name in state if (found := _hiding_prefix(name, known))), "")
+    if not prefix:
+        return state
     matched: OrderedDict[str, Tensor] = OrderedDict()
     for name, tensor in state.items():
-        target = next((short for short in _shortened(name) if short in known), name)
-        if target == name or target not in state:
-            matched[target] = tensor
-    if len(known & set(state)) < len(known & set(matched)):
-        matched.pop("n_averaged", None)  # torch.optim.swa_utils counts beside the weights
-    unchanged = list(matched) == list(state)
-    matched._metadata = getattr(state, "_metadata", None) if unchanged else None  # type: ignore[attr-defined]
+        short = name.removeprefix(prefix)
+        if name in known or short not in state:
+            matched[name if name in known else short] = tensor
+    matched.pop("n_averaged", None)  # torch.optim.swa_utils counts beside the weights
     return matched
 
 
-def _shortened(name: str) -> Iterable[str]:
-    yield name
-    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""):
-        name = name.removeprefix(prefix)
-        yield name
+def _hiding_prefix(name: str, known: set[str]) -> str:
+    """The run of wrappers' prefixes before one of the known names, or nothing."""
+    short = name
+    while short not in known:
+        prefix = next((prefix for prefix in _PREFIXES if short.startswith(prefix)), "")
+        if not prefix:
+            return ""
+        short = short.removeprefix(prefix)
+    return name.removesuffix(short)
 
 
 def build_with_weights(
-    build: Build, state: State, source: str, classes: int
+    build: Build, state: State, source: str, model: str, classes: int
 ) -> tuple[nn.Module, dict[str, int]]:
     """The network that `build(num_classes=…, in_chans=…)` makes, with the tensors in it.
 
@@ -119,7 +147,7 @@ def build_with_weights(
     options = _sizes(state, net, classes)
     if options:
         net = build(**options)
-    fit(net, state, source)
+    fit(net, state, source, model)
     return net, {"num_classes": classes, **options}
 
 
@@ -140,22 +168,26 @@ def _other_head(theirs: torch.Size, ours: torch.Size, classes: int) -> bool:
     return theirs != ours and len(theirs) == len(ours) > 0 and ours[0] == classes and theirs[1:] == ours[1:]
 
 
-def fit(net: nn.Module, state: State, source: str) -> None:
+def fit(net: nn.Module, state: State, source: str, model: str) -> None:
     """Put the tensors into the network, in the network's own precision.
 
-    Raises `WeightsMismatch` naming what is missing, unexpected, or of another shape. Batch-norm
-    counters (`num_batches_tracked`) may be missing: nothing reads them in eval mode.
+    Raises `WeightsMismatch` naming what is missing, unexpected, or of another shape. Batch norm's
+    counters (`num_batches_tracked`) do not matter: nothing reads them in eval mode.
     """
     wrong = _wrong_shapes(net, state)
     missing: list[str] = [name for name in net.state_dict() if name not in state]
     unexpected: list[str] = [name for name in state if name not in net.state_dict()]
     if not wrong:
-        missing, unexpected = _load(net, state, source)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        missing, unexpected = _load(net, state, source, model)
+    missing, unexpected = _without_counters(missing), _without_counters(unexpected)
     faults = [_named("missing", missing), _named("unexpected", unexpected), _named("of another shape", wrong)]
     if any(faults):
         told = ", ".join(fault for fault in faults if fault)
-        raise WeightsMismatch(f"{source} does not fit {type(net).__name__}: {told}")
+        raise WeightsMismatch(f"{source} does not fit {model}: {told}")
+
+
+def _without_counters(names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith("num_batches_tracked")]
 
 
 def _wrong_shapes(net: nn.Module, state: State) -> list[str]:
@@ -166,16 +198,14 @@ def _wrong_shapes(net: nn.Module, state: State) -> list[str]:
     ]
 
 
-def _load(net: nn.Module, state: State, source: str) -> tuple[list[str], list[str]]:
+def _load(net: nn.Module, state: State, source: str, model: str) -> tuple[list[str], list[str]]:
     with quiet():
         try:
             result = net.load_state_dict(state, strict=False)
         except ValueError:  # MNASNet refuses tensors without its version mark
-            state = OrderedDict(state)
-            state._metadata = net.state_dict()._metadata
-            result = net.load_state_dict(state, strict=False)
+            result = net.load_state_dict(versioned(OrderedDict(state), net.state_dict()), strict=False)
         except RuntimeError as error:
-            raise WeightsMismatch(f"{source} does not fit {type(net).__name__}: {one_line(error)}") from error
+            raise WeightsMismatch(f"{source} does not fit {model}: {one_line(error)}") from error
     return list(result.missing_keys), list(result.unexpected_keys)
 
 

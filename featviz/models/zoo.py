@@ -14,7 +14,7 @@ from featviz.errors import InvalidValue, ModelError, ModelNotFound, WeightsMisma
 from featviz.models.fetch import Published, fetch
 from featviz.models.labels import imagenet_labels
 from featviz.models.quiet import one_line, quiet
-from featviz.models.weights import State, build_with_weights, read_weights
+from featviz.models.weights import State, build_with_weights, read_weights, versioned
 from featviz.types import Model
 
 Size = tuple[int, int]
@@ -62,7 +62,7 @@ def torchvision_model(name: str, weights: str | None, untrained: bool, input_siz
     else:
         source = weights or str(fetch(torchvision_published(name), name))
         state = _torchvision_state(name, read_weights(source))
-        net, options = build_with_weights(build, state, source, len(categories))
+        net, options = build_with_weights(build, state, source, name, len(categories))
     labels = categories if options["num_classes"] == len(categories) else ()
     return Model(net, name, tuple(shown.mean), tuple(shown.std), size, labels)
 
@@ -102,8 +102,7 @@ def _torchvision_state(name: str, state: State) -> State:
     kept = OrderedDict(
         (_OLD_DENSENET.sub(r"\1", key), tensor) for key, tensor in state.items() if not _AUXILIARY.match(key)
     )
-    kept._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
-    return kept
+    return versioned(kept, state)
 
 
 # ----------------------------------------------------------------------- timm
@@ -151,7 +150,7 @@ def timm_model(name: str, weights: str | None, untrained: bool, input_size: Size
     fixed = {"img_size": input_size} if config.fixed_input_size and input_size else {}
     build = partial(_timm_net, name, **fixed)
     if weights is not None:
-        net, _ = build_with_weights(build, read_weights(weights), weights, config.num_classes)
+        net, _ = build_with_weights(build, read_weights(weights), weights, name, config.num_classes)
     elif untrained:
         net = build()
     else:

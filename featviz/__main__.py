@@ -1,0 +1,5 @@
+"""`python -m featviz` is the command line."""
+
+from featviz.cli import main
+
+main()
