@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from featviz.objectives import channel, class_, direction, layer, neuron
     from featviz.output.results import Film, Picture
     from featviz.params import fourier, pixels
-    from featviz.recipes import Recipe, run
+    from featviz.recipes import Recipe
+    from featviz.runs import run
     from featviz.settings import DreamSettings, RenderSettings
     from featviz.targets import objective_of
     from featviz.types import Model, Objective
@@ -27,7 +28,8 @@ _HOMES = {
     "featviz.objectives": ("channel", "class_", "direction", "layer", "neuron"),
     "featviz.output.results": ("Film", "Picture"),
     "featviz.params": ("fourier", "pixels"),
-    "featviz.recipes": ("Recipe", "run"),
+    "featviz.recipes": ("Recipe",),
+    "featviz.runs": ("run",),
     "featviz.settings": ("DreamSettings", "RenderSettings"),
     "featviz.targets": ("objective_of",),
     "featviz.types": ("Model", "Objective"),

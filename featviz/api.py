@@ -16,12 +16,13 @@ from featviz.models import load
 from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
-from featviz.recipes import Watch, recipe_for, run
+from featviz.recipes import recipe_for
+from featviz.runs import Watch, run
 from featviz.settings import DreamSettings, RenderSettings, Settings
 from featviz.types import Model
 
 Image: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray[Any, Any] | Tensor"
-"""A file, a Pillow image, an array `(h, w, 3)` of bytes or of [0, 1], or a tensor `(1, 3, h, w)` in [0, 1]."""
+"""A file, a Pillow image, an array `(h, w, 3)` of bytes or in [0, 1], a tensor `(1, 3, h, w)` in [0, 1]."""
 
 
 def dream(

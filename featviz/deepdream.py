@@ -126,7 +126,7 @@ def _slope(settings: DreamSettings, mask: Tensor | None) -> Precondition:
 
 def _blurred(gradient: Tensor, sigmas: Sequence[float]) -> Tensor:
     """The sum of several blurs, colour by colour, in place: a large picture is not held many times."""
-    for channel in gradient.split(1, dim=1):
+    for channel in (gradient[:, k : k + 1] for k in range(gradient.shape[1])):
         total = gaussian_blur(channel, sigmas[0])
         for sigma in sigmas[1:]:
             total = total + gaussian_blur(channel, sigma)
@@ -141,7 +141,8 @@ class _Climb(torch.optim.Optimizer):
         super().__init__(values, {"rate": rate})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every value along its gradient."""
         for group in self.param_groups:
             for value in group["params"]:
                 value.add_(value.grad, alpha=group["rate"]).clamp_(0, 1)
@@ -172,9 +173,10 @@ def zoom_frames(
     for frame in range(1, settings.zoom + 1):
         seeded = replace(settings, seed=derive_seed(settings.seed, "frame", frame) >> 31)
         for step in dream(model, photo, target, seeded, **more):
-            last = step.octave == step.octaves and step.index == settings.steps
-            done = picture(photo, step, settings, more.get("mask")) if last else None
-            yield frame, step, done
+            if step.octave < step.octaves or step.index < settings.steps:
+                yield frame, step, None
+        done = picture(photo, step, settings, more.get("mask"))
+        yield frame, step, done
         photo = magnify(done, 1 + settings.zoom_rate)
 
 
@@ -192,7 +194,7 @@ def guided(model: Model, target: str, guide: Tensor) -> Objective:
         if unit.class_ is not None or unit.channel is not None or unit.direction is not None:
             raise InvalidValue(f"a guide goes with whole layers, not with {target!r}")
         address = find_layer(model, unit.layer).address
-        small = resize(guide, _fitted((guide.shape[2], guide.shape[3]), max(model.input_size)))
+        small = resize(guide, fitted((guide.shape[2], guide.shape[3]), max(model.input_size)))
         with torch.no_grad(), frozen(model.net):
             features = activations(model, small, [address])[address]
         part = unit.weight * objectives.guide(address, features)
@@ -213,7 +215,7 @@ def octave_sizes(size: tuple[int, int], settings: DreamSettings) -> list[tuple[i
     return [(max(1, round(h)), max(1, round(w))) for h, w in sides]
 
 
-def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """A size in the same proportions whose longer side is `longest`."""
     factor = longest / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

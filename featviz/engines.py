@@ -6,6 +6,7 @@ their sum, in float32. The value is detached and stays on the image's device: no
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 
@@ -109,7 +110,7 @@ def _by_tiles(
 def _cuts(length: int, stride: int, shift: int) -> list[tuple[int, int]]:
     """The parts into which a grid of `stride`, shifted, divides a side."""
     edges = [0, *range(shift + 1, length, stride), length] if shift + 1 < length else [0, length]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _start(first: int, length: int, tile: int, margin: int) -> int:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class FeatvizError(Exception):
@@ -139,7 +140,7 @@ class WeightsMismatch(ModelError):
 class NonFiniteScore(FeatvizError):
     """The ascent met NaN or infinity; `image` is the last good picture."""
 
-    def __init__(self, step: int, image: object = None) -> None:
+    def __init__(self, step: int, image: Any = None) -> None:
         super().__init__(f"the score became NaN or infinite at step {step}; kept the picture before it")
         self.step = step
         self.image = image

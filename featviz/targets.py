@@ -80,12 +80,11 @@ class _Reader:
     def target(self) -> list[Unit]:
         self.skip()
         units = [self.term(-1.0 if self.take("-") else 1.0)]
-        while self.skip() or self.at < len(self.text):
-            if not (self.text[self.at] in "+-"):
-                raise self.fail(f"expected + or -, found {self.text[self.at]!r}")
-            sign = -1.0 if self.text[self.at] == "-" else 1.0
-            self.at += 1
-            units.append(self.term(sign))
+        self.skip()
+        while self.at < len(self.text):
+            sign = self.match(re.compile("[+-]"), "+ or -")[0]
+            units.append(self.term(-1.0 if sign == "-" else 1.0))
+            self.skip()
         return units
 
     def term(self, weight: float) -> Unit:

@@ -35,7 +35,7 @@ def jitter(pixels: int) -> Transform:
 
 
 def roll(pixels: int) -> Transform:
-    """Shift by up to `pixels` either way, what leaves one side coming in at the other (DeepDream's jitter)."""
+    """Shift by up to `pixels` either way, around the borders (DeepDream's jitter)."""
 
     def transform(image: Tensor, draws: Draws) -> Tensor:
         offsets = draws.integers(-pixels, pixels, 2).tolist()

@@ -40,6 +40,7 @@ class Model:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, image: Tensor) -> Any:
+        """What the network returns for an image in [0, 1]."""
         return self.net(self.normalise(image))
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -51,6 +52,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where the network's weights are."""
         return next((p.device for p in self.net.parameters()), torch.device("cpu"))
 
     @cached_property

@@ -90,7 +90,7 @@ def _dream_one(
 
 def make(recipe: Recipe, place: Path, output: OutputOptions, **ready: Any) -> None:
     """Run a recipe with progress and save what it gives; Ctrl-C saves it as it stands and exits 130."""
-    from featviz.recipes import run
+    from featviz.runs import run
 
     watcher = Watcher(place.name, output.quiet)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +107,7 @@ def _cells(layer: Layer, deepest: int | None) -> tuple[str, ...]:
     )
 
 
-def show_table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: set[int]) -> None:
+def show_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: set[int]) -> None:
     """A table: drawn on a terminal, plain aligned columns elsewhere, so that grep and awk can read it."""
     import sys
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featviz.recipes import Progress
+    from featviz.runs import Progress
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where no terminal shows a bar."""
@@ -31,6 +31,7 @@ class Watcher:
         self._task: Any = None
 
     def __call__(self, progress: Progress) -> bool:
+        """Show one step; true once Ctrl-C was pressed."""
         if not self.quiet:
             self._show(progress)
         return self.stopped

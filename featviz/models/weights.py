@@ -175,12 +175,15 @@ def fit(net: nn.Module, state: State, source: str, model: str) -> None:
     counters (`num_batches_tracked`) do not matter: nothing reads them in eval mode.
     """
     wrong = _wrong_shapes(net, state)
-    missing: list[str] = [name for name in net.state_dict() if name not in state]
-    unexpected: list[str] = [name for name in state if name not in net.state_dict()]
-    if not wrong:
-        missing, unexpected = _load(net, state, source, model)
+    right = OrderedDict((key, tensor) for key, tensor in state.items() if key not in wrong)
+    missing, unexpected = _load(net, versioned(right, state), source, model)
+    missing = [key for key in missing if key not in wrong]
     missing, unexpected = _without_counters(missing), _without_counters(unexpected)
-    faults = [_named("missing", missing), _named("unexpected", unexpected), _named("of another shape", wrong)]
+    faults = [
+        _named("missing", missing),
+        _named("unexpected", unexpected),
+        _named("of another shape", list(wrong.values())),
+    ]
     if any(faults):
         told = ", ".join(fault for fault in faults if fault)
         raise WeightsMismatch(f"{source} does not fit {model}: {told}")
@@ -190,12 +193,12 @@ def _without_counters(names: list[str]) -> list[str]:
     return [name for name in names if not name.endswith("num_batches_tracked")]
 
 
-def _wrong_shapes(net: nn.Module, state: State) -> list[str]:
-    return [
-        f"{name} is {_shape(state[name])}, the network's {_shape(tensor)}"
+def _wrong_shapes(net: nn.Module, state: State) -> dict[str, str]:
+    return {
+        name: f"{name} is {_shape(state[name])}, the network's {_shape(tensor)}"
         for name, tensor in net.state_dict().items()
         if name in state and state[name].shape != tensor.shape
-    ]
+    }
 
 
 def _load(net: nn.Module, state: State, source: str, model: str) -> tuple[list[str], list[str]]:

@@ -13,20 +13,24 @@ _CORRELATION_SQRT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03
 
 def correlate(planes: Tensor) -> Tensor:
     """Decorrelated planes `(b, 3, h, w)` -> RGB, by M over its largest column norm."""
-    return torch.einsum("rc,bchw->brhw", _matrix(planes.device), planes)
+    rgb: Tensor = torch.einsum("rc,bchw->brhw", _matrix(planes.device), planes)
+    return rgb
 
 
 def decorrelate(rgb: Tensor) -> Tensor:
     """RGB `(b, 3, h, w)` -> decorrelated planes, the inverse of `correlate`."""
-    return torch.einsum("cr,brhw->bchw", _inverse(rgb.device), rgb)
+    planes: Tensor = torch.einsum("cr,brhw->bchw", _inverse(rgb.device), rgb)
+    return planes
 
 
 @lru_cache(maxsize=8)
 def _matrix(device: torch.device) -> Tensor:
     matrix = torch.tensor(_CORRELATION_SQRT)
-    return (matrix / matrix.norm(dim=0).max()).to(device)
+    scaled: Tensor = matrix / matrix.norm(dim=0).max()
+    return scaled.to(device)
 
 
 @lru_cache(maxsize=8)
 def _inverse(device: torch.device) -> Tensor:
-    return torch.linalg.inv(_matrix(torch.device("cpu"))).to(device)
+    inverse: Tensor = torch.linalg.inv(_matrix(torch.device("cpu")))
+    return inverse.to(device)

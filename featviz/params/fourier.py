@@ -41,4 +41,5 @@ def fourier(image: Tensor, decay: float = 1.0) -> Parameterization:
 def _scale(h: int, w: int, decay: float) -> Tensor:
     rows = torch.fft.fftfreq(h).view(-1, 1)
     columns = torch.fft.rfftfreq(w).view(1, -1)
-    return (rows.square() + columns.square()).sqrt().clamp(min=1 / max(h, w)).pow(-decay)
+    scale: Tensor = (rows.square() + columns.square()).sqrt().clamp(min=1 / max(h, w)).pow(-decay)
+    return scale

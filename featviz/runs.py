@@ -1,0 +1,182 @@
+"""Making what a recipe describes, with a watcher told of every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize, zoom_frames
+from featviz.errors import NonFiniteScore
+from featviz.output.photos import Photo, read_photo
+from featviz.output.results import Film, Picture
+from featviz.recipes import Recipe, load_model
+from featviz.settings import DreamSettings, RenderSettings
+from featviz.types import Model
+from featviz.visualize import render
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the share of the work done, the step, and the picture made on demand."""
+
+    done: float
+    step: int
+    steps: int
+    octave: int
+    octaves: int
+    frame: int
+    frames: int
+    scores: Tensor
+    image: Callable[[], Tensor]
+
+
+Watch = Callable[[Progress], bool | None]
+"""Called after each step; a true answer ends the run with the picture as it stands."""
+
+
+def run(
+    recipe: Recipe,
+    *,
+    model: Model | None = None,
+    inputs: Mapping[str, Photo] | None = None,
+    watch: Watch | None = None,
+) -> Picture | Film:
+    """Make what a recipe describes; `model` and `inputs` spare loading what is in memory already.
+
+    A run that `watch` ends early gives its picture as it stands, with the status interrupted;
+    `NonFiniteScore` carries the last good one.
+    """
+    if model is None:
+        model = load_model(recipe)
+    photos = dict(inputs or {})
+    for name, one in recipe.inputs.items():
+        if name not in photos:
+            photos[name] = read_photo(one["path"])
+    return RUNNERS[recipe.command](recipe, model, photos, watch or (lambda _: False))
+
+
+@dataclass(frozen=True)
+class _Dream:
+    """A dream that is about to run: its recipe, and everything loaded that it names."""
+
+    recipe: Recipe
+    model: Model
+    photo: Tensor
+    settings: DreamSettings
+    guide: Tensor | None
+    mask: Tensor | None
+    watch: Watch
+
+    def picture(self, step: DreamStep) -> Tensor:
+        return picture(self.photo, step, self.settings, self.mask)
+
+    def progress(self, step: DreamStep, frame: int = 1) -> Progress:
+        """A step costs as its octave has pixels."""
+        steps, frames = self.settings.steps, max(self.settings.zoom, 1)
+        sizes = octave_sizes((self.photo.shape[2], self.photo.shape[3]), self.settings)
+        pixels = [h * w for h, w in sizes]
+        before = sum(pixels[: step.octave - 1]) + pixels[step.octave - 1] * step.index / steps
+        return Progress(
+            (frame - 1 + before / sum(pixels)) / frames,
+            step.index,
+            steps,
+            step.octave,
+            step.octaves,
+            frame,
+            frames,
+            step.scores,
+            lambda: self.picture(step),
+        )
+
+    def still(self, alpha: Tensor | None) -> Picture:
+        """The finished dream, or as it stood when the watcher ended it."""
+        status, last = "complete", None
+        try:
+            for step in self.steps():
+                last = step
+                if self.watch(self.progress(step)):
+                    status = "interrupted"
+                    break
+        except NonFiniteScore as error:
+            kept = self.photo if last is None else self.picture(last)
+            error.image = Picture(kept, replace(self.recipe, status="failed").plain(), alpha)
+            raise
+        assert last is not None
+        return Picture(self.picture(last), replace(self.recipe, status=status).plain(), alpha)
+
+    def steps(self) -> Iterator[DreamStep]:
+        return dream(
+            self.model, self.photo, self.recipe.target, self.settings, guide=self.guide, mask=self.mask
+        )
+
+    def zoom(self, record: dict[str, Any]) -> Iterator[Tensor]:
+        """The frames of a zoom; `record["status"]` tells whether they were all made."""
+        record["status"] = "interrupted"
+        frames = zoom_frames(
+            self.model, self.photo, self.recipe.target, self.settings, guide=self.guide, mask=self.mask
+        )
+        for frame, step, done in frames:
+            if done is not None:
+                yield done
+            if self.watch(self.progress(step, frame)):
+                return
+        record["status"] = "complete"
+
+    def animation(self, record: dict[str, Any]) -> Iterator[Tensor]:
+        """The photo, then the whole picture after each step."""
+        record["status"] = "interrupted"
+        yield self.photo
+        for step in self.steps():
+            yield self.picture(step)
+            if self.watch(self.progress(step)):
+                return
+        record["status"] = "complete"
+
+
+def _run_dream(recipe: Recipe, model: Model, photos: Mapping[str, Photo], watch: Watch) -> Picture | Film:
+    settings = DreamSettings.of(**recipe.settings)
+    photo = _sized(photos["photo"].image, settings.size).to(model.device)
+    guide = photos["guide"].image.to(model.device) if "guide" in photos else None
+    mask = _mask(photos["mask"], photo) if "mask" in photos else None
+    ready = _Dream(recipe, model, photo, settings, guide, mask, watch)
+    if settings.zoom or settings.animate:
+        record = recipe.plain()
+        frames = ready.zoom(record) if settings.zoom else ready.animation(record)
+        return Film(frames, settings.fps, record)
+    alpha = photos["photo"].alpha
+    return ready.still(None if alpha is None else resize(alpha, (photo.shape[2], photo.shape[3])))
+
+
+def _sized(image: Tensor, longest: int | None) -> Tensor:
+    return image if longest is None else resize(image, fitted((image.shape[2], image.shape[3]), longest))
+
+
+def _mask(mask: Photo, image: Tensor) -> Tensor:
+    """A mask picture's mean over colours, at the image's size; where it is transparent, nothing is dreamed."""
+    grey = mask.image.mean(1, keepdim=True)
+    grey = grey if mask.alpha is None else grey * mask.alpha
+    return resize(grey, (image.shape[2], image.shape[3])).to(image.device)
+
+
+def _run_render(recipe: Recipe, model: Model, photos: Mapping[str, Photo], watch: Watch) -> Picture:
+    settings = RenderSettings.of(**recipe.settings)
+    status = "complete"
+    try:
+        for step in render(model, recipe.target, settings):
+            share = step.index / settings.steps
+            shown = partial(getattr, step, "image")
+            if watch(Progress(share, step.index, settings.steps, 1, 1, 1, 1, step.scores, shown)):
+                status = "interrupted"
+                break
+    except NonFiniteScore as error:
+        error.image = Picture(error.image, replace(recipe, status="failed").plain())
+        raise
+    return Picture(step.image, replace(recipe, status=status).plain())
+
+
+RUNNERS: dict[str, Callable[..., Picture | Film]] = {"dream": _run_dream, "render": _run_render}
+"""Command -> what makes its result."""
