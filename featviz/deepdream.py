@@ -14,16 +14,25 @@ from featviz import objectives
 from featviz.ascent import Precondition, ascend
 from featviz.engines import engine_for
 from featviz.errors import InvalidValue
-from featviz.layers import activations, check_size, find_layer, frozen, score
+from featviz.layers import activations, check_size, find_layer, fits, frozen, score
 from featviz.params import pixels
 from featviz.regularizers import gaussian_blur, tv
 from featviz.settings import DreamSettings
 from featviz.targets import objective_of, parse_target
 from featviz.transforms import jitter, pad
-from featviz.types import Model, Objective, Step, derive_seed
+from featviz.types import OUTPUT, Model, Objective, Step, derive_seed
 
-SMALLEST_OCTAVE = 200
-"""Octaves go down to about this many pixels on the shorter side, near what classifiers were trained on."""
+OCTAVES = 4
+"""How many octaves there are at least, as in Google's notebook, while they are larger than `TINY`."""
+
+SMALLEST, TINY = 160, 64
+"""Large pictures have octaves down to about so many pixels on the shorter side; none is smaller than tiny."""
+
+CALM = 8
+"""Layers of a smaller stride take smaller steps: their gradients agree from step to step, and saturate."""
+
+DEEPEST = 32
+"""The stride that stands for a target without positions, such as a class."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ def dream(
     """
     objective = guided(model, target, guide) if guide is not None else objective_of(model, target)
     sizes = octave_sizes((photo.shape[2], photo.shape[3]), settings)
+    while settings.octaves is None and len(sizes) > 1 and not fits(model, objective.layers, sizes[0]):
+        sizes = sizes[1:]
     check_size(model, objective.layers, sizes[0])
     return _octaves(model, photo, objective, settings, mask, sizes)
 
@@ -64,6 +75,8 @@ def _octaves(
     sizes: Sequence[tuple[int, int]],
 ) -> Iterator[DreamStep]:
     detail: Tensor | None = None
+    strides = [find_layer(model, name).stride for name in objective.layers if name != OUTPUT]
+    stride = max([each for each in strides if each] or [DEEPEST])
     measured = score(
         model, objective
     )  # one score for all octaves, so that an engine can keep what it compiled
@@ -73,7 +86,7 @@ def _octaves(
             part = None if mask is None else resize(mask, size)
             start = base if detail is None else base + _within(resize(detail, size), part)
             detail = None
-            for step in _ascend_octave(measured, start, base, part, settings, octave):
+            for step in _ascend_octave(measured, start, base, part, settings, stride, octave):
                 yield DreamStep(step.index, step.scores, step.image, octave, len(sizes))
             if octave < len(sizes):
                 detail = step.image - base
@@ -85,6 +98,7 @@ def _ascend_octave(
     base: Tensor,
     mask: Tensor | None,
     settings: DreamSettings,
+    stride: int,
     octave: int,
 ) -> Iterator[Step]:
     param = pixels(start)
@@ -94,34 +108,64 @@ def _ascend_octave(
     return ascend(
         measured,
         param,
-        _Climb(param.values, settings.step_size * settings.strength),
+        _Climb(param.values, settings.step_size * settings.strength * min(1.0, (stride / CALM) ** 0.5)),
         steps=settings.steps,
         seeds=[derive_seed(settings.seed, "octave", octave)],
         engine=engine,
         transforms=[pad(shift, None), jitter(2 * shift)] if shift else [],
         penalties=[tv(settings.tv)] if settings.tv else [],
         projections=[lambda image, gradient, step: image.lerp(base, fade)] if fade else [],
-        precondition=_slope(settings, mask),
+        precondition=_slope(settings, stride, mask),
     )
 
 
-def _slope(settings: DreamSettings, mask: Tensor | None) -> Precondition:
-    """Smooth the gradient over three scales, and bring its mean size to 1.
+def _slope(settings: DreamSettings, stride: int, mask: Tensor | None) -> Precondition:
+    """What makes one set of settings do for every layer of every network.
 
-    g ← Σ_k blur(g, σ·k) for k in ½, 1, 2, then g / mean|g|: the blur lets large forms grow before
-    fine ones, the division makes one step size do for every layer of every network.
+    The gradient's colour is damped, since chroma is where networks tolerate noise most; it is smoothed
+    over three scales, Σ_k blur(g, σ·k) for k in ½, 1, 2 with σ growing in the octave, so that forms win
+    over grain; its size is evened out over the picture, g / local mean^e, so that a few strong spots do
+    not take it all; and its mean size is brought to 1.
     """
+    blur = stride / 16 if settings.blur is None else settings.blur
 
     def slope(gradient: Tensor, step: int) -> Tensor:
-        if settings.blur:
-            sigma = settings.blur * (0.5 + 2 * step / settings.steps)
+        _damp_colour(gradient, settings.colour)
+        if blur:
+            sigma = blur * (0.5 + 2 * step / settings.steps)
             gradient = _blurred(gradient, [sigma * k for k in (0.5, 1.0, 2.0)])
+        if settings.even:
+            _even_out(gradient, settings.even)
         if mask is not None:
             gradient.mul_(mask)
-        size = torch.stack([channel.abs().mean((-2, -1)) for channel in gradient.unbind(1)]).mean(0)
-        return gradient.div_(size.view(-1, 1, 1, 1) + 1e-12)
+        return gradient.div_(_strength(gradient).mean((2, 3), keepdim=True) + 1e-12)
 
     return slope
+
+
+def _damp_colour(gradient: Tensor, keep: float) -> None:
+    """Bring the three colours of a gradient towards their mean, in place."""
+    if keep != 1:
+        grey = gradient.mean(1, keepdim=True)
+        gradient.mul_(keep).add_(grey, alpha=1 - keep)
+
+
+def _even_out(gradient: Tensor, share: float) -> None:
+    """Divide by (local mean size / mean size)^share, in place; local means over about 64 pixels."""
+    h, w = gradient.shape[2:]
+    coarse = F.interpolate(_strength(gradient), (max(1, h // 16), max(1, w // 16)), mode="area")
+    coarse = gaussian_blur(coarse, 2.0)
+    mean = coarse.mean((2, 3), keepdim=True) + 1e-12
+    uneven = (coarse / mean).clamp_(min=0.02).pow_(share)  # 0.02: what is nearly flat stays so
+    gradient.div_(F.interpolate(uneven, (h, w), mode="bilinear", align_corners=False))
+
+
+def _strength(gradient: Tensor) -> Tensor:
+    """The mean size over colours `(b, 1, h, w)`, colour by colour: no copy of the whole."""
+    total = gradient[:, :1].abs()
+    for k in range(1, gradient.shape[1]):
+        total = total + gradient[:, k : k + 1].abs()
+    return total / gradient.shape[1]
 
 
 def _blurred(gradient: Tensor, sigmas: Sequence[float]) -> Tensor:
@@ -205,12 +249,13 @@ def guided(model: Model, target: str, guide: Tensor) -> Objective:
 
 def octave_sizes(size: tuple[int, int], settings: DreamSettings) -> list[tuple[int, int]]:
     """The sizes (rows, columns) to dream at, smallest first, each `octave_scale` times the one before."""
-    ratio = settings.octave_scale
+    ratio, shorter = settings.octave_scale, min(size)
     count = settings.octaves
     if count is None:
-        count = 1
-        while min(size) / ratio**count >= SMALLEST_OCTAVE:
-            count += 1
+        fitting = [
+            k for k in range(1, 100) if shorter / ratio ** (k - 1) >= (TINY if k <= OCTAVES else SMALLEST)
+        ]
+        count = len(fitting) or 1
     sides = [(size[0] / ratio**k, size[1] / ratio**k) for k in reversed(range(count))]
     return [(max(1, round(h)), max(1, round(w))) for h, w in sides]
 

@@ -119,11 +119,12 @@ def frozen(net: nn.Module) -> Iterator[None]:
 
 def check_size(model: Model, layers: Sequence[str], size: tuple[int, int]) -> None:
     """Raise `ImageTooSmall` where an image of `size` (rows, columns) does not reach the layers."""
-    if min(size) >= min(model.input_size) or _fits(model, layers, size):
+    if min(size) >= min(model.input_size) or fits(model, layers, size):
         return
     sides = range(1, min(model.input_size) + 1)
-    need = _first(lambda side: _fits(model, layers, (side, side)), sides)
-    raise ImageTooSmall(size, " and ".join(layers) or "the network", need)
+    smallest = _first(lambda side: fits(model, layers, (side, side)), sides)
+    if smallest is not None:  # otherwise the network cannot be tried without data, and the run will tell
+        raise ImageTooSmall(size, " and ".join(layers) or "the network", smallest)
 
 
 def _first(holds: Callable[[int], bool], numbers: range) -> int | None:
@@ -137,21 +138,20 @@ def _first(holds: Callable[[int], bool], numbers: range) -> int | None:
     return numbers[low]
 
 
-def _fits(model: Model, layers: Sequence[str], size: tuple[int, int]) -> bool:
-    """Whether the layers are reached, and with at least two positions a side where they have a map."""
-    fits = False
-
-    def looked_at(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal fits
-        tensor = first_tensor(output)
-        fits = tensor is not None and (tensor.dim() != 4 or min(tensor.shape[2:]) > 0)
-
-    handles = [model.net.get_submodule(a.partition("#")[0]).register_forward_hook(looked_at) for a in layers]
+def fits(model: Model, layers: Sequence[str], size: tuple[int, int]) -> bool:
+    """Whether an image of `size` (rows, columns) reaches the layers, tried without data."""
+    left = set(layers)
+    handles = [
+        model.net.get_submodule(name.partition("#")[0]).register_forward_hook(
+            lambda *_, name=name: left.discard(name)
+        )
+        for name in left
+    ]
     try:
         run_on_meta(model, size)
     except Exception:
-        return fits and OUTPUT not in layers
+        return not left
     finally:
         for handle in handles:
             handle.remove()
-    return fits
+    return not left

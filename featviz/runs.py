@@ -77,7 +77,7 @@ class _Dream:
     def progress(self, step: DreamStep, frame: int = 1) -> Progress:
         """A step costs as its octave has pixels."""
         steps, frames = self.settings.steps, max(self.settings.zoom, 1)
-        sizes = octave_sizes((self.photo.shape[2], self.photo.shape[3]), self.settings)
+        sizes = octave_sizes((self.photo.shape[2], self.photo.shape[3]), self.settings)[-step.octaves :]
         pixels = [h * w for h, w in sizes]
         before = sum(pixels[: step.octave - 1]) + pixels[step.octave - 1] * step.index / steps
         return Progress(
@@ -156,7 +156,7 @@ def _sized(image: Tensor, longest: int | None) -> Tensor:
 
 
 def _mask(mask: Photo, image: Tensor) -> Tensor:
-    """A mask picture's mean over colours, at the image's size; where it is transparent, nothing is dreamed."""
+    """A mask's mean over colours, at the image's size; nothing is dreamed where it is transparent."""
     grey = mask.image.mean(1, keepdim=True)
     grey = grey if mask.alpha is None else grey * mask.alpha
     return resize(grey, (image.shape[2], image.shape[3])).to(image.device)

@@ -90,12 +90,20 @@ class DreamSettings(EngineSettings):
     size: int | None = option(
         None, "longest side of the result in pixels, instead of the photo's", at_least=1
     )
-    steps: int = option(10, "gradient steps in each octave", at_least=1)
-    octaves: int | None = option(None, "scales to dream at, by default all down to about 200 px", at_least=1)
+    steps: int = option(12, "gradient steps in each octave", at_least=1)
+    octaves: int | None = option(
+        None, "scales to dream at, by default 4, and more for large photos", at_least=1
+    )
     octave_scale: float = option(1.4, "ratio between one octave and the next", above=1)
-    step_size: float = option(0.008, "mean change of a pixel in one step, of a range of 1", above=0)
+    step_size: float = option(0.007, "mean change of a pixel in one step, of a range of 1", above=0)
     jitter: int = option(24, "random shift before each step, in pixels", at_least=0)
-    blur: float = option(0.5, "gaussian smoothing of the gradient, in pixels", at_least=0)
+    blur: float | None = option(
+        None,
+        "gaussian smoothing of the gradient in pixels, by default 1/16 of the layer's stride",
+        at_least=0,
+    )
+    colour: float = option(0.5, "how much of the gradient's colour is kept", at_least=0)
+    even: float = option(0.8, "how far the dream is spread over the picture, 0 to 1", at_least=0)
     decay: float = option(0.0, "share of the dream that fades at each step", at_least=0)
     tv: float = option(0.0, "total-variation penalty, against noise", at_least=0)
     keep_color: bool = option(False, "keep the photo's colours, dream in its light and dark only")
