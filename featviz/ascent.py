@@ -94,7 +94,10 @@ def _may_look(device: torch.device, index: int, steps: int) -> bool:
 
 
 def _move(param: Parameterization, optimizer: torch.optim.Optimizer, image: Tensor, gradient: Tensor) -> None:
-    slopes = torch.autograd.grad(image, param.values, gradient)
+    if image is param.values[0]:  # pixels: the gradient as it is, without a copy
+        slopes: tuple[Tensor, ...] = (gradient,)
+    else:
+        slopes = torch.autograd.grad(image, param.values, gradient)
     for value, slope in zip(param.values, slopes, strict=True):
         value.grad = slope
     optimizer.step()

@@ -20,13 +20,16 @@ from featviz.regularizers import gaussian_blur, tv
 from featviz.settings import DreamSettings
 from featviz.targets import objective_of, parse_target
 from featviz.transforms import jitter, pad
-from featviz.types import OUTPUT, Model, Objective, Step, derive_seed
+from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, derive_seed
 
 OCTAVES = 4
 """How many octaves there are at least, as in Google's notebook, while they are larger than `TINY`."""
 
 SMALLEST, TINY = 160, 64
 """Large pictures have octaves down to about so many pixels on the shorter side; none is smaller than tiny."""
+
+BAND = 1024
+"""Rows that are blurred at a time."""
 
 CALM = 8
 """Layers of a smaller stride take smaller steps: their gradients agree from step to step, and saturate."""
@@ -84,26 +87,27 @@ def _octaves(
         for octave, size in enumerate(sizes, 1):
             base = resize(photo, size)
             part = None if mask is None else resize(mask, size)
-            start = base if detail is None else base + _within(resize(detail, size), part)
-            detail = None
-            for step in _ascend_octave(measured, start, base, part, settings, stride, octave):
+            param = pixels(base if detail is None else _within(resize(detail, size), part).add_(base))
+            detail = None  # a large picture is held no more often than it must be
+            for step in _ascend_octave(measured, param, base, part, settings, stride, octave):
                 yield DreamStep(step.index, step.scores, step.image, octave, len(sizes))
             if octave < len(sizes):
                 detail = step.image - base
+            del param, step
 
 
 def _ascend_octave(
     measured: Callable[[Tensor], Tensor],
-    start: Tensor,
+    param: Parameterization,
     base: Tensor,
     mask: Tensor | None,
     settings: DreamSettings,
     stride: int,
     octave: int,
 ) -> Iterator[Step]:
-    param = pixels(start)
-    engine, whole = engine_for(settings, (start.shape[2], start.shape[3]))
-    shift = min(settings.jitter, min(start.shape[2:]) - 1) if whole else 0  # tiles shift by themselves
+    size = base.shape[2], base.shape[3]
+    engine, whole = engine_for(settings, size)
+    shift = min(settings.jitter, min(size) - 1) if whole else 0  # tiles shift by themselves
     fade = settings.decay
     return ascend(
         measured,
@@ -169,12 +173,16 @@ def _strength(gradient: Tensor) -> Tensor:
 
 
 def _blurred(gradient: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """The sum of several blurs, colour by colour, in place: a large picture is not held many times."""
+    """The sum of several blurs, in place; colour by colour and by bands of rows, for the sake of memory."""
+    halo = int(4 * max(sigmas)) + 1
     for channel in (gradient[:, k : k + 1] for k in range(gradient.shape[1])):
-        total = gaussian_blur(channel, sigmas[0])
-        for sigma in sigmas[1:]:
-            total = total + gaussian_blur(channel, sigma)
-        channel.copy_(total)
+        source = channel.clone()
+        rows = source.shape[2]
+        for top in range(0, rows, BAND):
+            first, last = max(0, top - halo), min(rows, top + BAND + halo)
+            band = source[:, :, first:last]
+            total = sum((gaussian_blur(band, sigma) for sigma in sigmas[1:]), gaussian_blur(band, sigmas[0]))
+            channel[:, :, top : top + BAND] = total[:, :, top - first : top - first + BAND]
     return gradient
 
 
@@ -212,16 +220,34 @@ def zoom_frames(
 ) -> Iterator[tuple[int, DreamStep, Tensor | None]]:
     """A film into the dream: each frame dreams the frame before it, magnified about its middle.
 
-    Yields (frame from 1, step, the frame's picture after its last step or None before).
+    The first frame is the dream itself; each later one adds a quarter of its steps and is brought back
+    to its colour mean and contrast, or the feedback would burn out in a second. Yields (frame from 1,
+    step, and with the frame's last step its picture).
     """
+    first: Tensor | None = None
     for frame in range(1, settings.zoom + 1):
-        seeded = replace(settings, seed=derive_seed(settings.seed, "frame", frame) >> 31)
-        for step in dream(model, photo, target, seeded, **more):
-            if step.octave < step.octaves or step.index < settings.steps:
+        steps = frame_steps(settings, frame)
+        own = replace(settings, steps=steps, seed=derive_seed(settings.seed, "frame", frame) >> 31)
+        for step in dream(model, photo, target, own, **more):
+            if step.octave < step.octaves or step.index < steps:
                 yield frame, step, None
-        done = picture(photo, step, settings, more.get("mask"))
+        done = picture(photo, step, own, more.get("mask"))
+        first = done if first is None else first
+        done = like_contrast(done, first)
         yield frame, step, done
         photo = magnify(done, 1 + settings.zoom_rate)
+
+
+def frame_steps(settings: DreamSettings, frame: int) -> int:
+    """Steps in each octave of a frame of a zoom, counted from 1."""
+    return settings.steps if frame == 1 else -(-settings.steps // 4)
+
+
+def like_contrast(image: Tensor, other: Tensor) -> Tensor:
+    """An image brought to the mean of another, colour by colour, and to no more than its deviation."""
+    mean, sd = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True)
+    gain = (other.std((2, 3), keepdim=True) / (sd + 1e-6)).clamp_(max=1.0)
+    return ((image - mean) * gain + other.mean((2, 3), keepdim=True)).clamp_(0, 1)
 
 
 def magnify(image: Tensor, factor: float) -> Tensor:

@@ -16,7 +16,9 @@ FeatvizError                 caught once, by the command line, and shown as one 
 │   └── OutputExists
 ├── ModelError               a model that cannot be built or run               exit 1
 │   ├── WeightsUnavailable
-│   └── WeightsMismatch
+│   ├── WeightsMismatch
+│   ├── NoActivations        a backward rule that found nothing to rewrite
+│   └── NotApplicable        an explanation that has no meaning on this model
 ├── NonFiniteScore           the ascent met NaN or infinity                    exit 1
 └── RecipeError              a picture without a readable recipe               exit 1
 """
@@ -135,6 +137,20 @@ class WeightsUnavailable(ModelError):
 
 class WeightsMismatch(ModelError):
     """A weights file that does not fit its network."""
+
+
+class NoActivations(ModelError):
+    """A backward rule that found nothing to rewrite: its result would be the plain gradient."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(
+            f"the {rule} rule rewrote no activation call: none that it knows ran with a gradient "
+            "(a compiled or scripted network hides its own)"
+        )
+
+
+class NotApplicable(ModelError):
+    """An explanation that has no meaning on this model."""
 
 
 class NonFiniteScore(FeatvizError):

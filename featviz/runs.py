@@ -9,7 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize, zoom_frames
+from featviz.deepdream import (
+    DreamStep,
+    dream,
+    fitted,
+    frame_steps,
+    octave_sizes,
+    picture,
+    resize,
+    zoom_frames,
+)
 from featviz.errors import NonFiniteScore
 from featviz.output.photos import Photo, read_photo
 from featviz.output.results import Film, Picture
@@ -76,12 +85,13 @@ class _Dream:
 
     def progress(self, step: DreamStep, frame: int = 1) -> Progress:
         """A step costs as its octave has pixels."""
-        steps, frames = self.settings.steps, max(self.settings.zoom, 1)
+        steps, frames = frame_steps(self.settings, frame), max(self.settings.zoom, 1)
         sizes = octave_sizes((self.photo.shape[2], self.photo.shape[3]), self.settings)[-step.octaves :]
         pixels = [h * w for h, w in sizes]
-        before = sum(pixels[: step.octave - 1]) + pixels[step.octave - 1] * step.index / steps
+        share = (sum(pixels[: step.octave - 1]) + pixels[step.octave - 1] * step.index / steps) / sum(pixels)
+        work = [frame_steps(self.settings, each) for each in range(1, frames + 1)]
         return Progress(
-            (frame - 1 + before / sum(pixels)) / frames,
+            (sum(work[: frame - 1]) + work[frame - 1] * share) / sum(work),
             step.index,
             steps,
             step.octave,
