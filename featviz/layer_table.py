@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from featviz.errors import ModelError
+from featviz.frozen import frozen
 from featviz.types import Model
 
 ALIASES = {"stem": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
@@ -75,21 +76,28 @@ def _grow(name: str, reach: tuple[float, float], args: Any, kwargs: Any, out: Te
     """Receptive field r and stride j after one operation: r + (k - 1)·dilation·j, j·stride."""
     size, jump = reach
     if name in {"conv2d", "conv_transpose2d"}:
-        kernel = max(args[1].shape[2:])
-        stride = _side(kwargs.get("stride", args[3] if len(args) > 3 else 1))
-        dilation = _side(kwargs.get("dilation", args[5] if len(args) > 5 and name == "conv2d" else 1))
+        kernel = max(_argument(args, kwargs, 1, "weight").shape[2:])
+        stride = _side(_argument(args, kwargs, 3, "stride"))
+        dilation = _side(_argument(args, kwargs, 5 if name == "conv2d" else 7, "dilation"))
         grown = size + (kernel - 1) * dilation * jump
         return grown, jump * stride if name == "conv2d" else jump / stride
     if name in {"max_pool2d", "avg_pool2d", "_max_pool2d", "max_pool2d_with_indices", "lp_pool2d"}:
-        kernel = _side(kwargs.get("kernel_size", args[1] if len(args) > 1 else 1))
-        stride = _side(kwargs.get("stride", args[2] if len(args) > 2 else None) or kernel)
+        at = 2 if name == "lp_pool2d" else 1
+        kernel = _side(_argument(args, kwargs, at, "kernel_size"))
+        stride = _side(_argument(args, kwargs, at + 1, "stride") or kernel)
         return size + (kernel - 1) * jump, jump * stride
-    if name.startswith("adaptive_") and out.shape[2:] == args[0].shape[2:]:
+    given = _argument(args, kwargs, 0, "input")
+    if name.startswith("adaptive_") and out.shape[2:] == given.shape[2:]:
         return reach
     if name.startswith("adaptive_") or name in {"mean", "linear", "matmul", "scaled_dot_product_attention"}:
-        pointwise = name == "linear" and args[0].dim() == 4  # ConvNeXt's 1x1 convolutions
+        pointwise = name == "linear" and given.dim() == 4  # ConvNeXt's 1x1 convolutions
         return reach if pointwise else (math.inf, jump)
     return reach
+
+
+def _argument(args: Any, kwargs: Any, place: int, name: str) -> Any:
+    """An argument of a call, given by place or by name; None where it was left out."""
+    return args[place] if len(args) > place else kwargs.get(name)
 
 
 def _reach_of(tensor: Tensor) -> tuple[float, float]:
@@ -122,9 +130,13 @@ def run_on_meta(model: Model, size: tuple[int, int]) -> None:
     """Run the network forward without data on one image of `size` (rows, columns)."""
     state = chain(model.net.named_parameters(), model.net.named_buffers())
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in state}
-    image = model.normalise(torch.empty(1, 3, *size, device="meta"))
-    with torch.no_grad():
+    image = model.normalise(torch.empty(1, 3, *size, device="meta", dtype=_dtype(model.net)))
+    with torch.no_grad(), frozen(model.net):
         functional_call(model.net, empty, (image,))
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
 _tables: WeakKeyDictionary[nn.Module, tuple[Layer, ...]] = WeakKeyDictionary()
@@ -166,11 +178,11 @@ def _probe(model: Model, rows: list[Layer]) -> None:
         with _Reach():
             run_on_meta(model, model.input_size)
         return
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+    except Exception:
         rows.clear()  # it asks for values on the way, so it must run on data
     try:
-        with _Reach(), torch.no_grad():
-            model(torch.full((1, 3, *model.input_size), 0.5, device=model.device))
+        with _Reach(), torch.no_grad(), frozen(model.net):
+            model(torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=_dtype(model.net)))
     except Exception as error:
         size = "x".join(map(str, model.input_size))
         raise ModelError(f"{model.name} does not run on an image of {size}: {_one_line(error)}") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from featviz.errors import AmbiguousName, ImageTooSmall, LayerNotFound, ModelError
+from featviz.frozen import frozen as frozen
 from featviz.layer_table import ALIASES, Layer, first_tensor, layer_table, run_on_meta
 from featviz.types import OUTPUT, Model, Objective, Score
 
@@ -72,7 +72,7 @@ def _hook(
     path, _, call = address.partition("#")
     calls = itertools.count()
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         if next(calls) != int(call or 0):
             return None
         tensor = first_tensor(output)
@@ -81,13 +81,26 @@ def _hook(
         captured[address] = tensor.permute(0, 3, 1, 2) if channels_last else tensor
         if len(captured) == stop_at and address != OUTPUT:
             raise _Reached
-        if address == OUTPUT or tensor is not output:
+        if address == OUTPUT:
             return None
-        # a copy goes on, so that an in-place ReLU next door cannot overwrite what was captured
+        # a copy goes on, so that an in-place ReLU next door cannot overwrite what was captured; it is
+        # made of what was captured, so that a later score has its gradient there
         onward = captured[address].clone()
-        return onward.permute(0, 2, 3, 1) if channels_last else onward
+        return _with_copy(output, tensor, onward.permute(0, 2, 3, 1) if channels_last else onward)
 
     return net.get_submodule(path).register_forward_hook(keep)
+
+
+def _with_copy(output: Any, tensor: Tensor, copy: Tensor) -> Any:
+    """A module's output with a copy in the place of one tensor."""
+    if output is tensor:
+        return copy
+    if isinstance(output, dict):
+        return type(output)({key: _with_copy(value, tensor, copy) for key, value in output.items()})
+    if isinstance(output, (list, tuple)):
+        items = [_with_copy(item, tensor, copy) for item in output]
+        return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+    return output
 
 
 def score(model: Model, objective: Objective) -> Score:
@@ -97,24 +110,6 @@ def score(model: Model, objective: Objective) -> Score:
         return objective.measure(activations(model, image, objective.layers))
 
     return measured
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """The network in eval mode and without weight gradients, exactly as found afterwards."""
-    modes = [module for module in net.modules() if module.training]
-    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    for module in modes:
-        module.training = False
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in modes:
-            module.training = True
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 def check_size(model: Model, layers: Sequence[str], size: tuple[int, int]) -> None:
@@ -140,18 +135,21 @@ def _first(holds: Callable[[int], bool], numbers: range) -> int | None:
 
 def fits(model: Model, layers: Sequence[str], size: tuple[int, int]) -> bool:
     """Whether an image of `size` (rows, columns) reaches the layers, tried without data."""
-    left = set(layers)
+    paths = {name: name.partition("#") for name in layers}
+    calls = {path: 0 for path, _, _ in paths.values()}
+
+    def count(path: str) -> None:
+        calls[path] += 1
+
     handles = [
-        model.net.get_submodule(name.partition("#")[0]).register_forward_hook(
-            lambda *_, name=name: left.discard(name)
-        )
-        for name in left
+        model.net.get_submodule(path).register_forward_hook(lambda *_, path=path: count(path))
+        for path in calls
     ]
     try:
         run_on_meta(model, size)
-    except Exception:
-        return not left
+    except Exception:  # how far it came is the answer
+        pass
     finally:
         for handle in handles:
             handle.remove()
-    return not left
+    return all(calls[path] > int(call or 0) for path, _, call in paths.values())

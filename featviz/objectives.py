@@ -40,7 +40,7 @@ def neuron(address: str, index: int, position: tuple[int, int] | None = None) ->
             found = _positions(found).unsqueeze(3)  # (b, c, n, 1)
         rows, columns = found.shape[2:]
         row, col = position or (rows // 2, columns // 2)
-        if row >= rows or col >= columns:
+        if not (0 <= row < rows and 0 <= col < columns):
             raise PositionOutOfRange(address, (row, col), (rows, columns))
         return found[:, index, row, col]
 

@@ -54,6 +54,7 @@ def decay(rate: float, center: float = CENTER) -> Projection:
 
 def norm_clip(percentile: float, center: float = CENTER) -> Projection:
     """Pixels whose norm over colours lies below the image's `percentile` become `center` (Yosinski 2015)."""
+    _check_percentile(percentile)
 
     def projection(image: Tensor, gradient: Tensor, step: int) -> Tensor:
         norm = (image - center).norm(dim=1, keepdim=True)
@@ -64,6 +65,7 @@ def norm_clip(percentile: float, center: float = CENTER) -> Projection:
 
 def contribution_clip(percentile: float, center: float = CENTER) -> Projection:
     """Pixels that contribute least become `center`: |Σ_colours (x - center)·∂score/∂x| (Yosinski 2015)."""
+    _check_percentile(percentile)
 
     def projection(image: Tensor, gradient: Tensor, step: int) -> Tensor:
         contribution = ((image - center) * gradient).sum(1, keepdim=True).abs()
@@ -83,6 +85,11 @@ def gaussian_blur(image: Tensor, radius: float) -> Tensor:
         return image
     blurred: Tensor = gaussian_blur2d(image, 2 * reach + 1, (radius, radius), border_type="reflect")
     return blurred
+
+
+def _check_percentile(percentile: float) -> None:
+    if not 0 <= percentile <= 100:
+        raise InvalidValue(f"percentile {percentile}: from 0 to 100")
 
 
 def _percentile(values: Tensor, percentile: float) -> Tensor:

@@ -77,7 +77,7 @@ def pad(pixels: int, value: float | None = 0.5) -> Transform:
 
 
 def crop(low: float, high: float) -> Transform:
-    """A square window of `low` to `high` times the shorter side at a random place, resampled to full size."""
+    """A window of `low` to `high` times both sides at a random place, resampled to full size."""
 
     def transform(image: Tensor, draws: Draws) -> Tensor:
         size = draws.uniform(low, high, 1)[:, 0].tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -29,13 +31,19 @@ def fourier(image: Tensor, decay: float = 1.0) -> Parameterization:
         values.copy_(torch.view_as_real(spectrum))
 
     def decode() -> Tensor:
-        with torch.autocast(image.device.type, enabled=False):  # a spectrum outruns half precision
+        with _full_precision(image.device.type):
             planes = torch.fft.irfft2(torch.view_as_complex(values) * scale, s=(h, w), norm="ortho")
             return torch.sigmoid(correlate(planes / 4))
 
     assign(image)
     values.requires_grad_(True)
     return Parameterization((values,), decode, assign)
+
+
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    """No autocast within: a spectrum outruns half precision."""
+    available = torch.amp.is_autocast_available(device)  # not for the meta device
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def _scale(h: int, w: int, decay: float) -> Tensor:
