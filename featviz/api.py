@@ -19,7 +19,7 @@ from featviz.output.results import Film, Picture
 from featviz.recipes import recipe_for
 from featviz.runs import Watch, run
 from featviz.settings import DreamSettings, RenderSettings, Settings
-from featviz.types import Model
+from featviz.types import Model, Objective
 
 Image: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray[Any, Any] | Tensor"
 """A file, a Pillow image, an array `(h, w, 3)` of bytes or in [0, 1], a tensor `(1, 3, h, w)` in [0, 1]."""
@@ -28,7 +28,7 @@ Image: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray[Any, Any] | Tensor
 def dream(
     model: Model | nn.Module | str,
     image: Image,
-    target: str = "layer3",
+    target: str | Objective = "layer3",
     *,
     guide: Image | None = None,
     mask: Image | None = None,
@@ -49,7 +49,7 @@ def dream(
 
 
 def render(
-    model: Model | nn.Module | str, target: str, *, watch: Watch | None = None, **settings: Any
+    model: Model | nn.Module | str, target: str | Objective, *, watch: Watch | None = None, **settings: Any
 ) -> Picture:
     """Visualize a target from gaussian noise; the settings are those of `RenderSettings` by name.
 
@@ -63,13 +63,16 @@ def render(
 def _run(
     command: str,
     model: Model | nn.Module | str,
-    target: str,
+    target: str | Objective,
     settings: Settings,
     photos: Mapping[str, Photo],
     watch: Watch | None,
 ) -> Picture | Film:
     ready = as_model(model)
-    return run(recipe_for(command, ready, target, settings, photos), model=ready, inputs=photos, watch=watch)
+    objective = target if isinstance(target, Objective) else None
+    name = target.name if isinstance(target, Objective) else target
+    recipe = recipe_for(command, ready, name, settings, photos)
+    return run(recipe, model=ready, inputs=photos, watch=watch, objective=objective)
 
 
 def as_model(model: Model | nn.Module | str) -> Model:

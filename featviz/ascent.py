@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from featviz.engines import eager
 from featviz.errors import InvalidValue, NonFiniteScore
-from featviz.types import Draws, Engine, Parameterization, Penalty, Projection, Score, Step, Transform
-
-Precondition = Callable[[Tensor, int], Tensor]
-"""Gradient `(b, 3, h, w)` and the step's number -> the gradient to go along; may work in place."""
+from featviz.types import (
+    Draws,
+    Engine,
+    Parameterization,
+    Penalty,
+    Precondition,
+    Projection,
+    Score,
+    Step,
+    Transform,
+)
 
 CHECK_EVERY = 16
 """Steps between two looks at the scores on a GPU, which each time has to be waited for."""

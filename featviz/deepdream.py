@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import objectives
-from featviz.ascent import Precondition, ascend
+from featviz.ascent import ascend
 from featviz.engines import engine_for
 from featviz.errors import InvalidValue
 from featviz.layers import activations, check_size, find_layer, fits, frozen, score
 from featviz.params import pixels
-from featviz.regularizers import gaussian_blur, tv
+from featviz.preconditioning import shaped
+from featviz.regularizers import tv
 from featviz.settings import DreamSettings
 from featviz.targets import objective_of, parse_target
 from featviz.transforms import jitter, pad
@@ -27,9 +28,6 @@ OCTAVES = 4
 
 SMALLEST, TINY = 160, 64
 """Large pictures have octaves down to about so many pixels on the shorter side; none is smaller than tiny."""
-
-BAND = 1024
-"""Rows that are blurred at a time."""
 
 CALM = 8
 """Layers of a smaller stride take smaller steps: their gradients agree from step to step, and saturate."""
@@ -49,7 +47,7 @@ class DreamStep(Step):
 def dream(
     model: Model,
     photo: Tensor,
-    target: str,
+    target: str | Objective,
     settings: DreamSettings,
     *,
     guide: Tensor | None = None,
@@ -119,71 +117,8 @@ def _ascend_octave(
         transforms=[pad(shift, None), jitter(2 * shift)] if shift else [],
         penalties=[tv(settings.tv)] if settings.tv else [],
         projections=[lambda image, gradient, step: image.lerp(base, fade)] if fade else [],
-        precondition=_slope(settings, stride, mask),
+        precondition=shaped(settings, stride, mask),
     )
-
-
-def _slope(settings: DreamSettings, stride: int, mask: Tensor | None) -> Precondition:
-    """What makes one set of settings do for every layer of every network.
-
-    The gradient's colour is damped, since chroma is where networks tolerate noise most; it is smoothed
-    over three scales, Σ_k blur(g, σ·k) for k in ½, 1, 2 with σ growing in the octave, so that forms win
-    over grain; its size is evened out over the picture, g / local mean^e, so that a few strong spots do
-    not take it all; and its mean size is brought to 1.
-    """
-    blur = stride / 16 if settings.blur is None else settings.blur
-
-    def slope(gradient: Tensor, step: int) -> Tensor:
-        _damp_colour(gradient, settings.colour)
-        if blur:
-            sigma = blur * (0.5 + 2 * step / settings.steps)
-            gradient = _blurred(gradient, [sigma * k for k in (0.5, 1.0, 2.0)])
-        if settings.even:
-            _even_out(gradient, settings.even)
-        if mask is not None:
-            gradient.mul_(mask)
-        return gradient.div_(_strength(gradient).mean((2, 3), keepdim=True) + 1e-12)
-
-    return slope
-
-
-def _damp_colour(gradient: Tensor, keep: float) -> None:
-    """Bring the three colours of a gradient towards their mean, in place."""
-    if keep != 1:
-        grey = gradient.mean(1, keepdim=True)
-        gradient.mul_(keep).add_(grey, alpha=1 - keep)
-
-
-def _even_out(gradient: Tensor, share: float) -> None:
-    """Divide by (local mean size / mean size)^share, in place; local means over about 64 pixels."""
-    h, w = gradient.shape[2:]
-    coarse = F.interpolate(_strength(gradient), (max(1, h // 16), max(1, w // 16)), mode="area")
-    coarse = gaussian_blur(coarse, 2.0)
-    mean = coarse.mean((2, 3), keepdim=True) + 1e-12
-    uneven = (coarse / mean).clamp_(min=0.02).pow_(share)  # 0.02: what is nearly flat stays so
-    gradient.div_(F.interpolate(uneven, (h, w), mode="bilinear", align_corners=False))
-
-
-def _strength(gradient: Tensor) -> Tensor:
-    """The mean size over colours `(b, 1, h, w)`, colour by colour: no copy of the whole."""
-    total = gradient[:, :1].abs()
-    for k in range(1, gradient.shape[1]):
-        total = total + gradient[:, k : k + 1].abs()
-    return total / gradient.shape[1]
-
-
-def _blurred(gradient: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """The sum of several blurs, in place; colour by colour and by bands of rows, for the sake of memory."""
-    halo = int(4 * max(sigmas)) + 1
-    for channel in (gradient[:, k : k + 1] for k in range(gradient.shape[1])):
-        source = channel.clone()
-        rows = source.shape[2]
-        for top in range(0, rows, BAND):
-            first, last = max(0, top - halo), min(rows, top + BAND + halo)
-            band = source[:, :, first:last]
-            total = sum((gaussian_blur(band, sigma) for sigma in sigmas[1:]), gaussian_blur(band, sigmas[0]))
-            channel[:, :, top : top + BAND] = total[:, :, top - first : top - first + BAND]
-    return gradient
 
 
 class _Climb(torch.optim.Optimizer):
@@ -215,50 +150,10 @@ def keep_color(photo: Tensor, image: Tensor) -> Tensor:
     return (photo + ((image - photo) * weights).sum(1, keepdim=True)).clamp_(0, 1)
 
 
-def zoom_frames(
-    model: Model, photo: Tensor, target: str, settings: DreamSettings, **more: Any
-) -> Iterator[tuple[int, DreamStep, Tensor | None]]:
-    """A film into the dream: each frame dreams the frame before it, magnified about its middle.
-
-    The first frame is the dream itself; each later one adds a quarter of its steps and is brought back
-    to its colour mean and contrast, or the feedback would burn out in a second. Yields (frame from 1,
-    step, and with the frame's last step its picture).
-    """
-    first: Tensor | None = None
-    for frame in range(1, settings.zoom + 1):
-        steps = frame_steps(settings, frame)
-        own = replace(settings, steps=steps, seed=derive_seed(settings.seed, "frame", frame) >> 31)
-        for step in dream(model, photo, target, own, **more):
-            if step.octave < step.octaves or step.index < steps:
-                yield frame, step, None
-        done = picture(photo, step, own, more.get("mask"))
-        first = done if first is None else first
-        done = like_contrast(done, first)
-        yield frame, step, done
-        photo = magnify(done, 1 + settings.zoom_rate)
-
-
-def frame_steps(settings: DreamSettings, frame: int) -> int:
-    """Steps in each octave of a frame of a zoom, counted from 1."""
-    return settings.steps if frame == 1 else -(-settings.steps // 4)
-
-
-def like_contrast(image: Tensor, other: Tensor) -> Tensor:
-    """An image brought to the mean of another, colour by colour, and to no more than its deviation."""
-    mean, sd = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True)
-    gain = (other.std((2, 3), keepdim=True) / (sd + 1e-6)).clamp_(max=1.0)
-    return ((image - mean) * gain + other.mean((2, 3), keepdim=True)).clamp_(0, 1)
-
-
-def magnify(image: Tensor, factor: float) -> Tensor:
-    """The middle of an image, magnified, at the same size."""
-    theta = torch.tensor([[[1 / factor, 0, 0], [0, 1 / factor, 0]]]).to(image)
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp_(0, 1)
-
-
-def guided(model: Model, target: str, guide: Tensor) -> Objective:
+def guided(model: Model, target: str | Objective, guide: Tensor) -> Objective:
     """The sum of `objectives.guide` over a target that names whole layers, with the guide's features."""
+    if isinstance(target, Objective):
+        raise InvalidValue(f"a guide goes with the names of layers, not with the objective {target.name!r}")
     total: Objective | None = None
     for unit in parse_target(target):
         if unit.class_ is not None or unit.channel is not None or unit.direction is not None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from featviz.errors import AmbiguousName, ImageTooSmall, LayerNotFound, ModelError
 from featviz.frozen import frozen as frozen
-from featviz.layer_table import ALIASES, Layer, first_tensor, layer_table, run_on_meta
+from featviz.layer_table import ALIASES, Layer, layer_table, run_on_meta
+from featviz.receptive_field import first_tensor
 from featviz.types import OUTPUT, Model, Objective, Score
 
 
@@ -104,10 +105,12 @@ def _with_copy(output: Any, tensor: Tensor, copy: Tensor) -> Any:
 
 
 def score(model: Model, objective: Objective) -> Score:
-    """Image `(b, 3, h, w)` -> the objective's `(b,)` scores on this model."""
+    """Image `(b, 3, h, w)` -> the objective's `(b,)` scores on this model; its layers may be aliases."""
+    addresses = {name: name and find_layer(model, name).address for name in objective.layers}
 
     def measured(image: Tensor) -> Tensor:
-        return objective.measure(activations(model, image, objective.layers))
+        found = activations(model, image, list(addresses.values()))
+        return objective.measure({name: found[address] for name, address in addresses.items()})
 
     return measured
 

@@ -6,6 +6,7 @@ Every function returns an `Objective` whose `measure` gives one score per image 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -51,7 +52,15 @@ def neuron(address: str, index: int, position: tuple[int, int] | None = None) ->
 def class_(index: int, label: str = "") -> Objective:
     """The logit of one class: the network's output before any softmax (Simonyan et al. 2013)."""
     return Objective(
-        (OUTPUT,), lambda acts: _positions(acts[OUTPUT])[:, index].mean(1), f"class:{label or index}"
+        (OUTPUT,), lambda acts: _positions(acts[OUTPUT])[:, index].mean(1), _class_name(index, label)
+    )
+
+
+def _class_name(index: int, label: str) -> str:
+    """The target that names a class: 'class:tabby', 'class:"tiger cat"', 'class:281'."""
+    bare = re.fullmatch(r"[A-Za-z_][\w'.-]*", label)
+    return (
+        f"class:{label}" if bare else f'class:"{label}"' if label and '"' not in label else f"class:{index}"
     )
 
 

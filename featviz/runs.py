@@ -9,23 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from featviz.deepdream import (
-    DreamStep,
-    dream,
-    fitted,
-    frame_steps,
-    octave_sizes,
-    picture,
-    resize,
-    zoom_frames,
-)
+from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
 from featviz.errors import NonFiniteScore
 from featviz.output.photos import Photo, read_photo
 from featviz.output.results import Film, Picture
 from featviz.recipes import Recipe, load_model
 from featviz.settings import DreamSettings, RenderSettings
-from featviz.types import Model
+from featviz.types import Model, Objective
 from featviz.visualize import render
+from featviz.zoom import frame_steps, zoom_frames
 
 
 @dataclass(frozen=True)
@@ -53,8 +45,12 @@ def run(
     model: Model | None = None,
     inputs: Mapping[str, Photo] | None = None,
     watch: Watch | None = None,
+    objective: Objective | None = None,
 ) -> Picture | Film:
-    """Make what a recipe describes; `model` and `inputs` spare loading what is in memory already.
+    """Make what a recipe describes.
+
+    `model` and `inputs` spare loading what is in memory already; `objective` is the recipe's target where
+    its text does not say all, such as a direction made in memory.
 
     A run that `watch` ends early gives its picture as it stands, with the status interrupted;
     `NonFiniteScore` carries the last good one.
@@ -65,7 +61,8 @@ def run(
     for name, one in recipe.inputs.items():
         if name not in photos:
             photos[name] = read_photo(one["path"])
-    return RUNNERS[recipe.command](recipe, model, photos, watch or (lambda _: False))
+    target = objective or recipe.target
+    return RUNNERS[recipe.command](recipe, model, target, photos, watch or (lambda _: False))
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ class _Dream:
 
     recipe: Recipe
     model: Model
+    target: str | Objective
     photo: Tensor
     settings: DreamSettings
     guide: Tensor | None
@@ -119,15 +117,13 @@ class _Dream:
         return Picture(self.picture(last), replace(self.recipe, status=status).plain(), alpha)
 
     def steps(self) -> Iterator[DreamStep]:
-        return dream(
-            self.model, self.photo, self.recipe.target, self.settings, guide=self.guide, mask=self.mask
-        )
+        return dream(self.model, self.photo, self.target, self.settings, guide=self.guide, mask=self.mask)
 
     def zoom(self, record: dict[str, Any]) -> Iterator[Tensor]:
         """The frames of a zoom; `record["status"]` tells whether they were all made."""
         record["status"] = "interrupted"
         frames = zoom_frames(
-            self.model, self.photo, self.recipe.target, self.settings, guide=self.guide, mask=self.mask
+            self.model, self.photo, self.target, self.settings, guide=self.guide, mask=self.mask
         )
         for frame, step, done in frames:
             if done is not None:
@@ -147,12 +143,14 @@ class _Dream:
         record["status"] = "complete"
 
 
-def _run_dream(recipe: Recipe, model: Model, photos: Mapping[str, Photo], watch: Watch) -> Picture | Film:
+def _run_dream(
+    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+) -> Picture | Film:
     settings = DreamSettings.of(**recipe.settings)
     photo = _sized(photos["photo"].image, settings.size).to(model.device)
     guide = photos["guide"].image.to(model.device) if "guide" in photos else None
     mask = _mask(photos["mask"], photo) if "mask" in photos else None
-    ready = _Dream(recipe, model, photo, settings, guide, mask, watch)
+    ready = _Dream(recipe, model, target, photo, settings, guide, mask, watch)
     if settings.zoom or settings.animate:
         record = recipe.plain()
         frames = ready.zoom(record) if settings.zoom else ready.animation(record)
@@ -172,11 +170,13 @@ def _mask(mask: Photo, image: Tensor) -> Tensor:
     return resize(grey, (image.shape[2], image.shape[3])).to(image.device)
 
 
-def _run_render(recipe: Recipe, model: Model, photos: Mapping[str, Photo], watch: Watch) -> Picture:
+def _run_render(
+    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+) -> Picture:
     settings = RenderSettings.of(**recipe.settings)
     status = "complete"
     try:
-        for step in render(model, recipe.target, settings):
+        for step in render(model, target, settings):
             share = step.index / settings.steps
             shown = partial(getattr, step, "image")
             if watch(Progress(share, step.index, settings.steps, 1, 1, 1, 1, step.scores, shown)):

@@ -132,13 +132,15 @@ def parse_target(text: str) -> list[Unit]:
     return _Reader(text).target()
 
 
-def objective_of(model: Model, text: str) -> Objective:
-    """The objective that a target names on this model.
+def objective_of(model: Model, target: str | Objective) -> Objective:
+    """The objective that a target names on this model; an objective stays as it is.
 
     Raises `TargetSyntax`, `LayerNotFound`, `ChannelOutOfRange`, `ClassNotFound`, `AmbiguousName`, or
     `InvalidValue` for a direction that does not fit.
     """
-    parts = [_weighted(_objective(model, unit), unit.weight) for unit in parse_target(text)]
+    if isinstance(target, Objective):
+        return target
+    parts = [_weighted(_objective(model, unit), unit.weight) for unit in parse_target(target)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part

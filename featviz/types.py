@@ -164,6 +164,10 @@ Projection: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 """Image, its gradient and the step's number -> the image to go on with."""
 
 
+Precondition: TypeAlias = Callable[[Tensor, int], Tensor]
+"""Gradient `(b, 3, h, w)` and the step's number -> the gradient to go along; may work in place."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What the ascent yields after each step: its number from 1, scores `(b,)` before it, image after it."""

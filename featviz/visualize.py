@@ -15,10 +15,10 @@ from featviz.regularizers import blur
 from featviz.settings import RenderSettings
 from featviz.targets import objective_of
 from featviz.transforms import jitter, pad, rotate, scale
-from featviz.types import Model, Parameterization, Score, Step, Transform
+from featviz.types import Model, Objective, Parameterization, Score, Step, Transform
 
 
-def render(model: Model, target: str, settings: RenderSettings) -> Iterator[Step]:
+def render(model: Model, target: str | Objective, settings: RenderSettings) -> Iterator[Step]:
     """Ascend from gaussian noise to an image that excites `target`, one `Step` at a time.
 
     Adam over the parameterization, under random shifts, turns and magnifications. Raises
