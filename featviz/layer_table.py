@@ -7,7 +7,6 @@ and no memory even for large networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -16,10 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from featviz.errors import ModelError
 from featviz.frozen import frozen
+from featviz.receptive_field import Reach, first_tensor, reach_of, tensors_in
 from featviz.types import Model
 
 ALIASES = {"stem": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
@@ -57,75 +56,6 @@ class Layer:
         return self.stride is not None
 
 
-class _Reach(TorchFunctionMode):
-    """Carries (receptive field, stride) from tensor to tensor, as an attribute of each."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        made = list(_tensors(out))
-        if made:
-            reach = max((_reach_of(t) for t in _tensors((args, list(kwargs.values())))), default=(1.0, 1.0))
-            reach = _grow(func.__name__, reach, args, kwargs, made[0])
-            for tensor in made:
-                tensor._reach = reach  # type: ignore[attr-defined]
-        return out
-
-
-def _grow(name: str, reach: tuple[float, float], args: Any, kwargs: Any, out: Tensor) -> tuple[float, float]:
-    """Receptive field r and stride j after one operation: r + (k - 1)·dilation·j, j·stride."""
-    size, jump = reach
-    if name in {"conv2d", "conv_transpose2d"}:
-        kernel = max(_argument(args, kwargs, 1, "weight").shape[2:])
-        stride = _side(_argument(args, kwargs, 3, "stride"))
-        dilation = _side(_argument(args, kwargs, 5 if name == "conv2d" else 7, "dilation"))
-        grown = size + (kernel - 1) * dilation * jump
-        return grown, jump * stride if name == "conv2d" else jump / stride
-    if name in {"max_pool2d", "avg_pool2d", "_max_pool2d", "max_pool2d_with_indices", "lp_pool2d"}:
-        at = 2 if name == "lp_pool2d" else 1
-        kernel = _side(_argument(args, kwargs, at, "kernel_size"))
-        stride = _side(_argument(args, kwargs, at + 1, "stride") or kernel)
-        return size + (kernel - 1) * jump, jump * stride
-    given = _argument(args, kwargs, 0, "input")
-    if name.startswith("adaptive_") and out.shape[2:] == given.shape[2:]:
-        return reach
-    if name.startswith("adaptive_") or name in {"mean", "linear", "matmul", "scaled_dot_product_attention"}:
-        pointwise = name == "linear" and given.dim() == 4  # ConvNeXt's 1x1 convolutions
-        return reach if pointwise else (math.inf, jump)
-    return reach
-
-
-def _argument(args: Any, kwargs: Any, place: int, name: str) -> Any:
-    """An argument of a call, given by place or by name; None where it was left out."""
-    return args[place] if len(args) > place else kwargs.get(name)
-
-
-def _reach_of(tensor: Tensor) -> tuple[float, float]:
-    return getattr(tensor, "_reach", (1.0, 1.0))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _side(value: Any) -> int:
-    """The larger of a (rows, columns) setting, 1 where none was given."""
-    if isinstance(value, (list, tuple)):
-        return int(max(value)) if value else 1
-    return int(value) if value else 1
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The main output of a module that returns a tensor, a sequence or a dict of them."""
-    if isinstance(output, dict):
-        output = list(output.values())
-    return next(_tensors(output), None)
-
-
 def run_on_meta(model: Model, size: tuple[int, int]) -> None:
     """Run the network forward without data on one image of `size` (rows, columns)."""
     state = chain(model.net.named_parameters(), model.net.named_buffers())
@@ -159,7 +89,7 @@ def _trace(model: Model) -> list[Layer]:
     def record(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None and tensor.dim() >= 2:
-            rows.append(_row(model, path, module, next(_tensors(inputs), None), tensor))
+            rows.append(_row(model, path, module, next(tensors_in(inputs), None), tensor))
 
     handles = [
         module.register_forward_hook(lambda m, args, out, path=path: record(path, m, args, out))
@@ -175,13 +105,13 @@ def _trace(model: Model) -> list[Layer]:
 
 def _probe(model: Model, rows: list[Layer]) -> None:
     try:
-        with _Reach():
+        with Reach():
             run_on_meta(model, model.input_size)
         return
     except Exception:
         rows.clear()  # it asks for values on the way, so it must run on data
     try:
-        with _Reach(), torch.no_grad(), frozen(model.net):
+        with Reach(), torch.no_grad(), frozen(model.net):
             model(torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=_dtype(model.net)))
     except Exception as error:
         size = "x".join(map(str, model.input_size))
@@ -200,7 +130,7 @@ def _row(model: Model, path: str, module: nn.Module, given: Tensor | None, made:
         type(module).__name__,
         shape,
         stride,
-        _reach_of(made)[0] if stride else None,
+        reach_of(made)[0] if stride else None,
         None if given is None else _map_of(model.input_size, given)[0],
         channels_last,
         leaf=not any(True for _ in module.children()),

@@ -59,9 +59,9 @@ def class_(index: int, label: str = "") -> Objective:
 def _class_name(index: int, label: str) -> str:
     """The target that names a class: 'class:tabby', 'class:"tiger cat"', 'class:281'."""
     bare = re.fullmatch(r"[A-Za-z_][\w'.-]*", label)
-    return (
-        f"class:{label}" if bare else f'class:"{label}"' if label and '"' not in label else f"class:{index}"
-    )
+    if label and not bare and '"' not in label:
+        return f'class:"{label}"'
+    return f"class:{label if bare else index}"
 
 
 def direction(address: str, vector: Tensor, cosine_power: float = 0.0) -> Objective:
