@@ -105,12 +105,10 @@ def _with_copy(output: Any, tensor: Tensor, copy: Tensor) -> Any:
 
 
 def score(model: Model, objective: Objective) -> Score:
-    """Image `(b, 3, h, w)` -> the objective's `(b,)` scores on this model; its layers may be aliases."""
-    addresses = {name: name and find_layer(model, name).address for name in objective.layers}
+    """Image `(b, 3, h, w)` -> the objective's `(b,)` scores on this model."""
 
     def measured(image: Tensor) -> Tensor:
-        found = activations(model, image, list(addresses.values()))
-        return objective.measure({name: found[address] for name, address in addresses.items()})
+        return objective.measure(activations(model, image, objective.layers))
 
     return measured
 

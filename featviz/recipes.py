@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 from featviz.errors import ModelError, RecipeError
 from featviz.output.photos import Photo
 from featviz.settings import DreamSettings, RenderSettings, Settings
@@ -62,7 +64,8 @@ def recipe_for(
 def versions() -> dict[str, str]:
     """What a result depends on besides its recipe."""
     names = ("featviz", "torch", "torchvision", "timm", "kornia", "numpy", "pillow")
-    found = {"python": platform.python_version()}
+    # the number of threads decides in which order sums are taken, and so the last bit of a result
+    found = {"python": platform.python_version(), "threads": str(torch.get_num_threads())}
     for name in names:
         try:
             found[name] = version(name)

@@ -133,18 +133,28 @@ def parse_target(text: str) -> list[Unit]:
 
 
 def objective_of(model: Model, target: str | Objective) -> Objective:
-    """The objective that a target names on this model; an objective stays as it is.
+    """The objective that a target names on this model, or an objective with its layers' names resolved.
 
     Raises `TargetSyntax`, `LayerNotFound`, `ChannelOutOfRange`, `ClassNotFound`, `AmbiguousName`, or
     `InvalidValue` for a direction that does not fit.
     """
     if isinstance(target, Objective):
-        return target
+        return _addressed(model, target)
     parts = [_weighted(_objective(model, unit), unit.weight) for unit in parse_target(target)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def _addressed(model: Model, objective: Objective) -> Objective:
+    """The same objective, reading its layers at their addresses where it names them by alias."""
+    addresses = {name: name and find_layer(model, name).address for name in objective.layers}
+    return Objective(
+        tuple(dict.fromkeys(addresses.values())),
+        lambda acts: objective.measure({name: acts[address] for name, address in addresses.items()}),
+        objective.name,
+    )
 
 
 def _weighted(objective: Objective, weight: float) -> Objective:

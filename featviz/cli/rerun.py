@@ -35,16 +35,17 @@ def rerun(
 
     featviz rerun dream.png --set steps=40
     """
-    from featviz.output import check_output, read_recipe
+    import torch
+
+    from featviz.output import VIDEO_SUFFIXES, check_output, read_recipe
     from featviz.recipes import Recipe, load_model, recipe_for
 
     source = Path(picture)
     old = Recipe.of(read_recipe(source))
     settings, target = _changed(old, change or [])
     place = Path(output.out) if output.out else source.with_name(f"{source.stem}_rerun{source.suffix}")
-    from featviz.output import VIDEO_SUFFIXES
-
     check_output(place, output.overwrite, VIDEO_SUFFIXES if source.suffix in VIDEO_SUFFIXES else None)
+    torch.set_num_threads(int(old.versions.get("threads", torch.get_num_threads())))
     model = load_model(old, device)
     inputs = {name: _find(name, one, source, photo) for name, one in old.inputs.items()}
     new = recipe_for(old.command, model, target, settings, inputs)
