@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featviz.api import dream, render
+    from featviz.api import dream, explain, render
+    from featviz.backward import relu_rule
     from featviz.layer_table import Layer, layer_table
     from featviz.models import load
     from featviz.objectives import channel, class_, direction, layer, neuron
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from featviz.types import Model, Objective
 
 _HOMES = {
-    "featviz.api": ("dream", "render"),
+    "featviz.api": ("dream", "explain", "render"),
+    "featviz.backward": ("relu_rule",),
     "featviz.layer_table": ("Layer", "layer_table"),
     "featviz.models": ("load",),
     "featviz.objectives": ("channel", "class_", "direction", "layer", "neuron"),
@@ -36,8 +38,8 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 — in the order of the table above
-    "dream", "render", "Layer", "layer_table", "load", "channel", "class_", "direction", "layer", "neuron",
-    "Film", "Picture", "fourier", "pixels", "Recipe", "run", "DreamSettings", "RenderSettings",
+    "dream", "explain", "render", "relu_rule", "Layer", "layer_table", "load", "channel", "class_", "direction", "layer",
+    "neuron", "Film", "Picture", "fourier", "pixels", "Recipe", "run", "DreamSettings", "RenderSettings",
     "objective_of", "Model", "Objective",
 ]  # fmt: skip
 

@@ -11,8 +11,11 @@ import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
-from featviz.errors import InvalidValue
+from featviz.errors import InvalidValue, MethodNotFound
+from featviz.explain_settings import METHOD_SETTINGS
+from featviz.explaining import top_classes
 from featviz.models import load
+from featviz.output.explanations import Explanation, Explanations
 from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
@@ -45,7 +48,33 @@ def dream(
         photos["guide"] = as_photo(guide)
     if mask is not None:
         photos["mask"] = as_photo(mask)
-    return _run("dream", model, target, DreamSettings.of(**settings), photos, watch)
+    made = _run("dream", model, target, DreamSettings.make(**settings), photos, watch)
+    assert isinstance(made, (Picture, Film))
+    return made
+
+
+def explain(
+    model: Model | nn.Module | str,
+    image: Image,
+    method: str = "grad-cam",
+    target: str | Objective | None = None,
+    **settings: Any,
+) -> Explanation:
+    """Explain a decision; the settings are those of the method in `featviz.explain_settings` by name.
+
+    `explain(model, "cat.jpg", "grad-cam", "class:tabby").save("why.png")`. Without a target it is the
+    class that the network holds most likely. Raises `MethodNotFound` and what the method raises.
+    """
+    if method not in METHOD_SETTINGS:
+        raise MethodNotFound(method, METHOD_SETTINGS)
+    ready, photo = as_model(model), as_photo(image)
+    if target is None:
+        target = top_classes(ready, photo.image, 1, settings.get("size"))[0]
+    made = _run(
+        f"explain {method}", ready, target, METHOD_SETTINGS[method].make(**settings), {"photo": photo}, None
+    )
+    assert isinstance(made, Explanations)
+    return made.maps[0]
 
 
 def render(
@@ -55,7 +84,7 @@ def render(
 
     `render(model, "layer3:97").save("channel.png")`.
     """
-    made = _run("render", model, target, RenderSettings.of(**settings), {}, watch)
+    made = _run("render", model, target, RenderSettings.make(**settings), {}, watch)
     assert isinstance(made, Picture)
     return made
 
@@ -67,7 +96,7 @@ def _run(
     settings: Settings,
     photos: Mapping[str, Photo],
     watch: Watch | None,
-) -> Picture | Film:
+) -> Picture | Film | Explanations:
     ready = as_model(model)
     objective = target if isinstance(target, Objective) else None
     name = target.name if isinstance(target, Objective) else target

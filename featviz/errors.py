@@ -6,7 +6,8 @@ FeatvizError                 caught once, by the command line, and shown as one 
 │   ├── UnknownName          a name nobody has, with the nearest that exist
 │   │   ├── ModelNotFound
 │   │   ├── LayerNotFound
-│   │   └── ClassNotFound
+│   │   ├── ClassNotFound
+│   │   └── MethodNotFound
 │   ├── AmbiguousName        a name that several things answer to
 │   ├── ChannelOutOfRange
 │   ├── PositionOutOfRange
@@ -76,6 +77,12 @@ class ClassNotFound(UnknownName):
     """No class of that name or number."""
 
     kind = "class"
+
+
+class MethodNotFound(UnknownName):
+    """No explanation method of that name."""
+
+    kind = "method"
 
 
 class AmbiguousName(InvalidValue):

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
 from featviz.errors import NonFiniteScore
+from featviz.explain_settings import METHOD_SETTINGS
+from featviz.explaining import explain
+from featviz.output.explanations import Explanations
 from featviz.output.photos import Photo, read_photo
 from featviz.output.results import Film, Picture
 from featviz.recipes import Recipe, load_model
@@ -35,6 +38,9 @@ class Progress:
     image: Callable[[], Tensor]
 
 
+BETWEEN_TARGETS = " | "
+"""What stands between the targets of one explanation's recipe."""
+
 Watch = Callable[[Progress], bool | None]
 """Called after each step; a true answer ends the run with the picture as it stands."""
 
@@ -46,7 +52,7 @@ def run(
     inputs: Mapping[str, Photo] | None = None,
     watch: Watch | None = None,
     objective: Objective | None = None,
-) -> Picture | Film:
+) -> Picture | Film | Explanations:
     """Make what a recipe describes.
 
     `model` and `inputs` spare loading what is in memory already; `objective` is the recipe's target where
@@ -146,7 +152,7 @@ class _Dream:
 def _run_dream(
     recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
 ) -> Picture | Film:
-    settings = DreamSettings.of(**recipe.settings)
+    settings = DreamSettings.make(**recipe.settings)
     photo = _sized(photos["photo"].image, settings.size).to(model.device)
     guide = photos["guide"].image.to(model.device) if "guide" in photos else None
     mask = _mask(photos["mask"], photo) if "mask" in photos else None
@@ -173,7 +179,7 @@ def _mask(mask: Photo, image: Tensor) -> Tensor:
 def _run_render(
     recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
 ) -> Picture:
-    settings = RenderSettings.of(**recipe.settings)
+    settings = RenderSettings.make(**recipe.settings)
     status = "complete"
     try:
         for step in render(model, target, settings):
@@ -188,5 +194,18 @@ def _run_render(
     return Picture(step.image, replace(recipe, status=status).plain())
 
 
-RUNNERS: dict[str, Callable[..., Picture | Film]] = {"dream": _run_dream, "render": _run_render}
+def _run_explain(
+    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+) -> Explanations:
+    method = recipe.command.removeprefix("explain ")
+    settings = METHOD_SETTINGS[method].make(**recipe.settings)
+    targets = [target] if isinstance(target, Objective) else target.split(BETWEEN_TARGETS)
+    return explain(model, photos["photo"].image, method, targets, settings, recipe.plain())
+
+
+RUNNERS: dict[str, Callable[..., Picture | Film | Explanations]] = {
+    "dream": _run_dream,
+    "render": _run_render,
+    **{f"explain {method}": _run_explain for method in METHOD_SETTINGS},
+}
 """Command -> what makes its result."""

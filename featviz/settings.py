@@ -29,7 +29,7 @@ class Settings:
     """What all settings share: made by name, checked on entry, turned into plain data."""
 
     @classmethod
-    def of(cls, **values: Any) -> Any:
+    def make(cls, **values: Any) -> Any:
         """The settings with these values; an unknown name raises `SettingNotFound`."""
         known = [setting.name for setting in fields(cls)]  # type: ignore[arg-type]
         for name in values:

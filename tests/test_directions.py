@@ -11,14 +11,15 @@ ROOT = Path(featviz.__file__).parent
 
 RANKS = [
     {"errors"},
-    {"types", "settings", "frozen"},
-    {"layer_table"},
+    {"types", "settings", "frozen", "receptive_field"},
+    {"layer_table", "explain_settings"},
     {"layers"},
     {"objectives", "params", "transforms", "regularizers", "engines", "backward", "models"},
     {"targets", "preconditioning"},
     {"ascent"},
     {"deepdream", "visualize", "attribution", "output"},
     {"recipes", "zoom"},
+    {"explaining"},
     {"runs"},
     {"api", "site", "jobs"},
     {"cli"},

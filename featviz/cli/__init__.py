@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli.dream import dream
+from featviz.cli.explain import app as explain
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
 from featviz.errors import FeatvizError
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (dream, layers, models, rerun):
     app.command()(command)
+app.add_typer(explain, name="explain")
 
 
 def _version(wanted: bool) -> None:

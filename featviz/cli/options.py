@@ -44,13 +44,23 @@ def with_options(**groups: type[Settings]) -> Callable[[Callable[..., Any]], Cal
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        many = {
+            setting.name
+            for group in groups.values()
+            for setting in fields(group)  # type: ignore[arg-type]
+            if setting.metadata.get("many")
+        }
         owner = {name: key for key, group in groups.items() for name in _types(group)}
 
         @wraps(command)
         def called(*args: Any, **values: Any) -> Any:
             made: dict[str, dict[str, Any]] = {key: {} for key in groups}
             for name in [name for name in values if name in owner]:
-                made[owner[name]][name] = values.pop(name)
+                value = values.pop(name)
+                if isinstance(value, list):  # an option that may repeat is one setting, with commas
+                    value = ",".join(value)
+                if value is not None or name not in many:
+                    made[owner[name]][name] = value
             return command(*args, **values, **{key: groups[key](**made[key]) for key in groups})
 
         own = inspect.signature(command, eval_str=True).parameters.values()
@@ -77,12 +87,13 @@ def _parameters(group: type[Settings]) -> list[inspect.Parameter]:
         shown = typer.Option(
             *names, help=setting.metadata["about"], rich_help_panel=setting.metadata.get("panel")
         )
+        many = setting.metadata.get("many", False)
         made.append(
             inspect.Parameter(
                 setting.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=setting.default,
-                annotation=typing.Annotated[types[setting.name], shown],
+                default=None if many else setting.default,
+                annotation=typing.Annotated[list[str] | None if many else types[setting.name], shown],
             )
         )
     return made

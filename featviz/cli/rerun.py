@@ -74,7 +74,7 @@ def _changed(old: Recipe, changes: list[str]) -> tuple[Any, str]:
             raise InvalidValue(f"--set {name}: no such setting{nearest(name, values)}")
         else:
             values[name] = SETTINGS[old.command].read(name, text)
-    return SETTINGS[old.command].of(**values), target
+    return SETTINGS[old.command].make(**values), target
 
 
 def _find(name: str, one: Any, source: Path, photo: str | None) -> Photo:
