@@ -38,9 +38,9 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 — in the order of the table above
-    "dream", "explain", "render", "relu_rule", "Layer", "layer_table", "load", "channel", "class_", "direction", "layer",
-    "neuron", "Film", "Picture", "fourier", "pixels", "Recipe", "run", "DreamSettings", "RenderSettings",
-    "objective_of", "Model", "Objective",
+    "dream", "explain", "render", "relu_rule", "Layer", "layer_table", "load", "channel", "class_",
+    "direction", "layer", "neuron", "Film", "Picture", "fourier", "pixels", "Recipe", "run",
+    "DreamSettings", "RenderSettings", "objective_of", "Model", "Objective",
 ]  # fmt: skip
 
 

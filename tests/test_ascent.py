@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import unit_images
 
 from featviz import objectives
 from featviz.ascent import ascend
@@ -9,8 +10,6 @@ from featviz.params import PARAMETERIZATIONS, gaussian_noise, pixels
 from featviz.regularizers import decay, l2
 from featviz.transforms import jitter, noise, pad, rotate
 from featviz.types import Step
-
-from conftest import unit_images
 
 
 def mean_red(image):
@@ -143,7 +142,9 @@ def test_the_same_seeds_give_the_same_picture_and_others_another(tiny, name):
     measured = score(tiny, objectives.layer("conv2"))
 
     def last(seed):
-        return run(measured, PARAMETERIZATIONS[name](unit_images(1, 3, 32, 32)), seeds=[seed], **options())[-1].image
+        return run(measured, PARAMETERIZATIONS[name](unit_images(1, 3, 32, 32)), seeds=[seed], **options())[
+            -1
+        ].image
 
     torch.manual_seed(0)
     first = last(1)

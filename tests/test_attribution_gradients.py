@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from little import Little, little_image, little_model
 from oracles import LAYERS, case, difference, ours, quietly
 from torch import nn
 
@@ -14,6 +15,7 @@ from featviz.attribution import METHODS
 from featviz.attribution import gradients as module
 from featviz.attribution.batches import in_batches
 from featviz.errors import ImageTooSmall, InvalidValue, ModelError, NoActivations
+from featviz.layer_table import layer_table
 from featviz.types import OUTPUT, Model, Objective
 
 METHODS_OF_THE_IMAGE = list(module.GRADIENTS)
@@ -44,34 +46,14 @@ def test_smoothgrad_equals_its_oracle(name):
 # --------------------------------------------------------------------- small networks, by hand
 
 
-class Little(nn.Module):
-    """Two convolutions and a linear layer; the ReLU is one module, used twice."""
-
-    def __init__(self, classes=3, inplace=True):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.second = nn.Conv2d(4, 5, 3, stride=2, padding=1)
-        self.relu = nn.ReLU(inplace=inplace)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.drop = nn.Dropout(0.5)
-        self.fc = nn.Linear(5, classes)
-
-    def forward(self, x):
-        x = self.relu(self.second(self.relu(self.first(x))))
-        return self.fc(self.drop(self.pool(x).flatten(1)))
-
-
 @pytest.fixture
 def little():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        net = Little().double()
-    return Model(net.eval(), "little", input_size=(16, 12))
+    return little_model()
 
 
 @pytest.fixture
 def image():
-    return torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return little_image()
 
 
 def by_hand(model, image, score):
@@ -138,7 +120,7 @@ def test_gradients_are_signed_and_of_the_image_in_0_to_1(little, image):
 
 
 def test_integrated_gradients_are_exact_for_a_polynomial():
-    """n nodes of Gauss–Legendre integrate polynomials of degree 2n - 1 exactly: a cubic's gradient takes two."""
+    """n nodes of Gauss–Legendre are exact up to degree 2n - 1: the gradient of a cubic takes two."""
 
     class Cubic(nn.Module):
         def forward(self, x):
@@ -157,8 +139,8 @@ def test_completeness_error_is_measured(little, image):
     run = functools.partial(METHODS["integrated-gradients"], little, image, [featviz.class_(0)])
     coarse, fine = run(steps=1)[0], run(steps=300)[0]
     assert abs(fine.notes["completeness_error"]) < 1e-4 < abs(coarse.notes["completeness_error"])
-    wanted = little(image)[0, 0] - little(torch.zeros_like(image))[0, 0]
-    assert fine.notes["difference"] == pytest.approx(float(wanted))
+    wanted = (little(image)[0, 0] - little(torch.zeros_like(image))[0, 0]).item()
+    assert fine.notes["difference"] == pytest.approx(wanted)
     error = float(coarse.raw.sum() - wanted)
     assert coarse.notes["completeness_error"] == pytest.approx(error)
 
@@ -167,10 +149,12 @@ def test_integrated_gradients_from_an_image_and_from_the_mean(little, image):
     start = torch.rand(1, 3, 16, 12, dtype=torch.float64)
     (made,) = METHODS["integrated-gradients"](little, image, [featviz.class_(0)], steps=400, baseline=start)
     assert made.notes["baseline"] == "image"
-    assert float(made.raw.sum()) == pytest.approx(float(little(image)[0, 0] - little(start)[0, 0]), abs=1e-4)
+    assert float(made.raw.sum()) == pytest.approx(
+        (little(image)[0, 0] - little(start)[0, 0]).item(), abs=1e-4
+    )
     (mean,) = METHODS["integrated-gradients"](little, image, [featviz.class_(0)], baseline="mean")
     before = little.net(torch.zeros_like(image))[0, 0]
-    assert mean.notes["difference"] == pytest.approx(float(little(image)[0, 0] - before), abs=1e-6)
+    assert mean.notes["difference"] == pytest.approx((little(image)[0, 0] - before).item(), abs=1e-6)
 
 
 def test_batches_change_nothing(little, image):
@@ -278,17 +262,16 @@ def test_the_forward_stops_at_the_target(little, image):
     def late(_module, _inputs, _output):
         raise AssertionError("ran past the target")
 
+    layer_table(little)  # runs the network once on its own
     handle = little.net.fc.register_forward_hook(late)
     METHODS["gradient"](little, image, [featviz.channel("second", 0)])
     handle.remove()
 
 
 def test_one_forward_serves_all_targets(little, image):
+    layer_table(little)  # runs the network once on its own
     calls = []
     handle = little.net.first.register_forward_hook(lambda *_: calls.append(1))
-    little_table = featviz.layer_table(little)  # runs the network once on its own
-    assert little_table
-    calls.clear()
     METHODS["guided-backprop"](little, image, [featviz.class_(i) for i in range(3)])
     handle.remove()
     assert len(calls) == 1
@@ -303,7 +286,7 @@ def test_memory_that_runs_out_halves_the_batch_and_other_errors_pass():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return list(range(start, stop))
 
-    assert sum(in_batches(10, 8, work), []) == list(range(10))
+    assert [i for made in in_batches(10, 8, work) for i in made] == list(range(10))
     assert sizes == [8, 4, 2, 2, 2, 2, 2]
 
     def too_small(start, stop):

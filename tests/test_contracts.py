@@ -11,6 +11,7 @@ import pkgutil
 import numpy as np
 import pytest
 import torch
+from conftest import TinyNet, seeded, unit_images
 from PIL import Image
 
 import featviz
@@ -28,8 +29,6 @@ from featviz.runs import RUNNERS
 from featviz.settings import Settings
 from featviz.transforms import TRANSFORMS
 from featviz.types import Draws, Objective, Parameterization
-
-from conftest import TinyNet, seeded, unit_images
 
 # how to make each member for the tiny net; one without an entry here fails its test
 OBJECTIVE = {
@@ -139,7 +138,12 @@ def test_video_writers_have_their_recipe_beside_them(tmp_path, suffix):
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [("embedded", "efficientnet_lite0"), ("torchvision", "squeezenet1_1"), ("timm", "timm/resnet10t"), ("own", "")],
+    [
+        ("embedded", "efficientnet_lite0"),
+        ("torchvision", "squeezenet1_1"),
+        ("timm", "timm/resnet10t"),
+        ("own", ""),
+    ],
 )
 def test_models_list_layers_that_exist_and_are_left_as_they_were(tmp_path, family, name):
     if family == "own":
@@ -176,7 +180,7 @@ def test_every_command_of_a_recipe_has_its_settings_and_its_runner():
 def test_settings_are_plain_explained_and_checked(settings):
     made = settings()
     assert isinstance(made, Settings) and made.changed() == {}
-    assert settings.of(**json.loads(json.dumps(made.plain()))) == made
+    assert settings.make(**json.loads(json.dumps(made.plain()))) == made
     for name, field in settings.__dataclass_fields__.items():
         about = field.metadata["about"]
         assert about and about[-1] != "." and "\n" not in about, name

@@ -106,7 +106,7 @@ def test_random_numbers_come_from_generators_alone():
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             of = node.func.value
-            if node.func.attr in drawing and isinstance(of, ast.Name) and of.id in ("torch", "random"):
-                if not any(keyword.arg == "generator" for keyword in node.keywords):
-                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+            draws = node.func.attr in drawing and isinstance(of, ast.Name) and of.id in ("torch", "random")
+            if draws and not any(keyword.arg == "generator" for keyword in node.keywords):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not found

@@ -3,6 +3,7 @@ import warnings
 
 import pytest
 import torch
+from conftest import seeded, unit_images
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,8 +13,6 @@ from featviz.errors import InvalidValue
 from featviz.layers import score
 from featviz.settings import EngineSettings
 from featviz.types import Model
-
-from conftest import seeded, unit_images
 
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).expand(3, 1, 3, 3)
 

@@ -3,14 +3,13 @@ import math
 import pytest
 import torch
 import torchvision
+from conftest import TinyNet, seeded, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
 from featviz.errors import ModelError
 from featviz.layer_table import layer_table
 from featviz.types import Model
-
-from conftest import TinyNet, seeded, tiny_model
 
 ARCHITECTURES = (
     "resnet18", "vgg11", "densenet121", "squeezenet1_1", "mobilenet_v2", "convnext_tiny", "swin_t", "vit_b_16",
@@ -100,7 +99,9 @@ def test_receptive_field_is_as_wide_as_the_gradient(zoo, name, layer, side):
 
 def test_dilation_and_transposed_convolution_count():
     net = nn.Sequential(
-        nn.Conv2d(3, 2, 3, stride=2, padding=2, dilation=2), nn.ConvTranspose2d(2, 2, 2, stride=2), nn.Conv2d(2, 2, 3)
+        nn.Conv2d(3, 2, 3, stride=2, padding=2, dilation=2),
+        nn.ConvTranspose2d(2, 2, 2, stride=2),
+        nn.Conv2d(2, 2, 3),
     )
     rows = by_name(Model(net, "n", input_size=(32, 32)))
     # 1+2·2·1=5, stride 2; transposed: 5+1·2=7, stride 1; 7+2·1=9

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torchvision
+from conftest import TinyNet, seeded, tiny_model, unit_images
 from torch import nn
 
 from featviz import objectives
@@ -8,8 +9,6 @@ from featviz.engines import eager
 from featviz.errors import AmbiguousName, ImageTooSmall, LayerNotFound, ModelError
 from featviz.layers import activations, check_size, find_layer, fits, frozen, score
 from featviz.types import Model
-
-from conftest import TinyNet, seeded, tiny_model, unit_images
 
 
 def by_hand(net, image):
@@ -141,7 +140,9 @@ def test_no_swallowing_except_keeps_the_forward_going():
 
 def state_of(net):
     return {
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules()],
+        "hooks": [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules()
+        ],
         "training": [m.training for m in net.modules()],
         "requires_grad": [p.requires_grad for p in net.parameters()],
         "grad": [p.grad is None for p in net.parameters()],
@@ -150,7 +151,9 @@ def state_of(net):
 
 
 def assert_same(before, after):
-    assert {k: v for k, v in before.items() if k != "values"} == {k: v for k, v in after.items() if k != "values"}
+    assert {k: v for k, v in before.items() if k != "values"} == {
+        k: v for k, v in after.items() if k != "values"
+    }
     assert all(torch.equal(before["values"][name], after["values"][name]) for name in before["values"])
 
 
@@ -166,7 +169,9 @@ class Bomb(TinyNet):
         return self.head(self.relu(self.conv3(self.relu(self.conv2(self.pool(x))))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("fuse", [None, ValueError("broken"), KeyboardInterrupt(), torch.OutOfMemoryError("full")])
+@pytest.mark.parametrize(
+    "fuse", [None, ValueError("broken"), KeyboardInterrupt(), torch.OutOfMemoryError("full")]
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_net_is_left_as_found(fuse, training):
     net = seeded(Bomb).train(training)
@@ -258,7 +263,9 @@ def test_the_smallest_size_named_is_the_smallest_that_works(depth):
     activations(model, unit_images(1, 3, smallest, smallest), [address])
     with pytest.raises(RuntimeError):
         activations(model, unit_images(1, 3, smallest - 1, smallest - 1), [address])
-    with pytest.raises(ImageTooSmall, match=f"an image of {smallest - 1}x50 .* at least {smallest} on") as caught:
+    with pytest.raises(
+        ImageTooSmall, match=f"an image of {smallest - 1}x50 .* at least {smallest} on"
+    ) as caught:
         check_size(model, [address], (smallest - 1, 50))
     assert caught.value.exit_code == 2
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import TinyNet, tiny_model
 
 from featviz import objectives
 from featviz.ascent import ascend
@@ -13,8 +14,6 @@ from featviz.settings import DreamSettings, RenderSettings
 from featviz.transforms import TRANSFORMS
 from featviz.types import Model
 from featviz.visualize import render
-
-from conftest import TinyNet, tiny_model
 
 TRANSFORM_SETTINGS = {
     "jitter": (4,), "roll": (4,), "scale": ([0.9, 1.1],), "rotate": (10,), "pad": (3,), "crop": (0.4, 1.0),

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from conftest import unit_images
 
 from featviz import objectives
 from featviz.engines import eager
@@ -9,13 +10,11 @@ from featviz.errors import InvalidValue, PositionOutOfRange
 from featviz.layers import score
 from featviz.types import Objective
 
-from conftest import unit_images
-
 MAP = torch.arange(24.0).view(1, 2, 3, 4)  # 2 channels, 3 rows, 4 columns: [c, r, k] = 12 c + 4 r + k
 
 
 def measure(objective, activation=MAP):
-    return objective.measure({address: activation for address in objective.layers})
+    return objective.measure(dict.fromkeys(objective.layers, activation))
 
 
 def test_values_worked_out_by_hand():
@@ -42,7 +41,9 @@ def test_positions_outside_are_refused(position):
         measure(objectives.neuron("a", 0, position))
 
 
-@pytest.mark.parametrize(("size", "middle"), [((3, 4), (1, 2)), ((5, 1), (2, 0)), ((2, 7), (1, 3)), ((1, 1), (0, 0))])
+@pytest.mark.parametrize(
+    ("size", "middle"), [((3, 4), (1, 2)), ((5, 1), (2, 0)), ((2, 7), (1, 3)), ((1, 1), (0, 0))]
+)
 def test_the_middle_of_non_square_maps(size, middle):
     marked = torch.zeros(1, 1, *size)
     marked[0, 0, middle[0], middle[1]] = 5
@@ -79,7 +80,9 @@ def test_guide_matches_each_position_with_its_best():
     assert measure(objectives.guide("a", guide), dreamed).tolist() == [pytest.approx(10 / 3)]
     leaf = dreamed.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(measure(objectives.guide("a", guide), leaf).sum(), leaf)
-    assert torch.equal(gradient * 3, torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]]).t().reshape(1, 2, 3, 1))
+    assert torch.equal(
+        gradient * 3, torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]]).t().reshape(1, 2, 3, 1)
+    )
 
 
 def constant(value, name="c"):

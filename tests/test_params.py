@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import unit_images
 
 from featviz.params import PARAMETERIZATIONS, fourier, gaussian_noise, pixels
 from featviz.params.colour import correlate, decorrelate
-
-from conftest import unit_images
 
 SIZES = [(1, 1), (1, 5), (7, 1), (2, 2), (8, 8), (9, 9), (7, 12), (12, 7), (33, 20)]
 

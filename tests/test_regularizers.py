@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import unit_images
 
 from featviz.errors import InvalidValue
 from featviz.regularizers import (
@@ -16,8 +17,6 @@ from featviz.regularizers import (
     norm_clip,
     tv,
 )
-
-from conftest import unit_images
 
 NOTHING = torch.zeros(1)
 
@@ -76,7 +75,9 @@ def test_projections_do_not_mix_a_batch(name):
     image, gradient = unit_images(3, 3, 8, 9), unit_images(3, 3, 8, 9, seed=1)
     together = EXAMPLES[name](image, gradient, 1)
     for i in range(3):
-        torch.testing.assert_close(together[i : i + 1], EXAMPLES[name](image[i : i + 1], gradient[i : i + 1], 1))
+        torch.testing.assert_close(
+            together[i : i + 1], EXAMPLES[name](image[i : i + 1], gradient[i : i + 1], 1)
+        )
 
 
 def test_decay_by_hand():

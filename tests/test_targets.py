@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import unit_images
 
 from featviz.errors import (
     AmbiguousName,
@@ -13,8 +14,6 @@ from featviz.errors import (
 )
 from featviz.layers import activations, score
 from featviz.targets import Unit, objective_of, parse_target
-
-from conftest import unit_images
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,9 @@ def test_names_nobody_has(tiny, text, error, told):
 
 def test_a_position_outside_the_map(tiny):
     measured = score(tiny, objective_of(tiny, "conv2:3@4,0"))
-    with pytest.raises(PositionOutOfRange, match=r"neuron @4,0 of conv2: its map is 4 rows by 6 columns, .*@3,5"):
+    with pytest.raises(
+        PositionOutOfRange, match=r"neuron @4,0 of conv2: its map is 4 rows by 6 columns, .*@3,5"
+    ):
         measured(unit_images(1, 3, 32, 48))
 
 
@@ -131,7 +132,9 @@ def by_hand(model, image):
         ("-conv2:3", lambda a: -a["conv2"][:, 3].mean((1, 2))),
         (
             "0.5*conv1:2 - 3*class:tabby + conv2:1*2",
-            lambda a: 0.5 * a["conv1"][:, 2].mean((1, 2)) - 3 * a[""][:, 0] + 2 * a["conv2"][:, 1].mean((1, 2)),
+            lambda a: (
+                0.5 * a["conv1"][:, 2].mean((1, 2)) - 3 * a[""][:, 0] + 2 * a["conv2"][:, 1].mean((1, 2))
+            ),
         ),
         ("conv2:1 + conv2:1", lambda a: 2 * a["conv2"][:, 1].mean((1, 2))),
     ],

@@ -3,13 +3,12 @@ import math
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from conftest import unit_images
 from torchvision.transforms import InterpolationMode
 
 from featviz.errors import InvalidValue
 from featviz.transforms import TRANSFORMS, compose, crop, jitter, noise, pad, roll, rotate, scale
 from featviz.types import Draws
-
-from conftest import unit_images
 
 EXAMPLES = {
     "jitter": jitter(4),
@@ -209,7 +208,7 @@ def test_crops_are_windows_of_the_picture_over_the_whole_range(size):
     for height, width in zip(heights, widths, strict=True):  # the picture's own proportions
         assert math.isclose(height / h, width / w, rel_tol=1e-3)
     for top, bottom, left, right in windows:
-        assert -0.01 <= top and bottom <= h + 0.01 and -0.01 <= left and right <= w + 0.01
+        assert top >= -0.01 and bottom <= h + 0.01 and left >= -0.01 and right <= w + 0.01
     # places are spread evenly from one border to the other
     places = torch.tensor([top / (h - (bottom - top)) for top, bottom, _, _ in windows])
     across = torch.tensor([left / (w - (right - left)) for _, _, left, right in windows])

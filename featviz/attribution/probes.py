@@ -73,7 +73,7 @@ class Probe:
 
     def _candidates(self, batch: int | None) -> list[Pace]:
         per_picture = 224 * 224 / (self.image.shape[2] * self.image.shape[3])
-        usual = batch or max(1, int((8 if self.model.device.type == "cpu" else 64) * per_picture))
+        usual = batch or max(1, int((16 if self.model.device.type == "cpu" else 64) * per_picture))
         paces = [(layout, usual) for layout in self.runners]
         return paces if batch or usual == 1 else [*paces, (paces[0][0], max(1, usual // 4))]
 

@@ -1,0 +1,124 @@
+"""How far the explanations are from other tools' on seven networks, as a table in Markdown.
+
+    python -m benchmarks.oracles > docs/oracles.md
+
+from the root of the repository, with the extra `test` installed. It takes some minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import oracles  # noqa: E402
+
+from featviz.errors import NotApplicable  # noqa: E402
+
+TOOLS = {
+    "gradient": "captum `Saliency`",
+    "input-x-gradient": "captum `InputXGradient`",
+    "deconvnet": "captum `Deconvolution` on the twin",
+    "guided-backprop": "captum `GuidedBackprop` on the twin",
+    "integrated-gradients": "captum `IntegratedGradients`",
+    "smoothgrad": "captum `NoiseTunnel(Saliency)`, our noise",
+    "grad-cam": "captum `LayerGradCam`",
+    "grad-cam++": "pytorch-grad-cam `GradCAMPlusPlus`",
+    "layer-cam": "torchcam `LayerCAM`",
+    "score-cam": "torchcam `ScoreCAM`, the late layer",
+    "eigen-cam": "pytorch-grad-cam `EigenCAM`, which gives float32",
+    "guided-grad-cam": "captum `GuidedBackprop` on the twin times `LayerGradCam`",
+}
+SLOW = {"score-cam"}
+
+HEAD = """# How far the explanations are from their oracles
+
+The greatest difference between our raw map and the other tool's, relative to the greatest value in the \
+other tool's: the worse of an early and a late layer. A random picture of 96 pixels, and the class that \
+the network puts first. The weights are random but for the embedded model, which has its own; VGG's \
+two hidden linear layers are narrowed to 64. Made by
+
+    python -m benchmarks.oracles > docs/oracles.md
+
+with {versions}.
+
+captum misses activations that are no `nn.ReLU` module of their own: it is shown a *twin*, the same network \
+with one such module for each call (`tests/oracles.py`). torchcam cuts its maps at 0, so ours are cut \
+for the comparison. The sign of an eigen-cam is free. Both tools of class activation maps keep a layer's \
+output without a copy, so the layers compared are ones that no in-place operation follows.
+"""
+
+
+def main() -> None:
+    tools = ("torch", "captum", "grad-cam", "torchcam")
+    print(HEAD.format(versions=", ".join(f"{tool} {version(tool)}" for tool in tools)))
+    for dtype in (torch.float64, torch.float32):
+        print(f"## {str(dtype).removeprefix('torch.')}\n")
+        print(f"| method | oracle | {' | '.join(oracles.LAYERS)} |\n|{'---|' * (2 + len(oracles.LAYERS))}")
+        for method, tool in TOOLS.items():
+            if method not in SLOW or dtype == torch.float64:
+                print(f"| {method} | {tool} | {' | '.join(row(method, dtype))} |", flush=True)
+        print()
+    print("## Identities, float64\n")
+    print(f"| identity | {' | '.join(oracles.LAYERS)} |\n|{'---|' * (1 + len(oracles.LAYERS))}")
+    for name, identity in IDENTITIES.items():
+        print(f"| {name} | {' | '.join(identity(oracles.case(net)) for net in oracles.LAYERS)} |", flush=True)
+
+
+def row(method: str, dtype: torch.dtype) -> list[str]:
+    layers = (True,) if "cam" not in method or method in SLOW else (False, True)
+    return [
+        f"{max(oracles.difference(method, oracles.case(name, 96, dtype, late)) for late in layers):.0e}"
+        for name in oracles.LAYERS
+    ]
+
+
+def logit(case: oracles.Case) -> str:
+    try:
+        made = oracles.ours("cam", case)
+    except NotApplicable:
+        return "no such end"
+    wanted = float(case.model(case.image)[0, case.target].detach())
+    return f"{abs(float(made.raw.mean()) + made.notes['bias'] - wanted) / abs(wanted):.0e}"
+
+
+def positions(case: oracles.Case) -> str:
+    try:
+        made = oracles.ours("cam", case).raw
+    except NotApplicable:
+        return "no such end"
+    coarse = oracles.ours("grad-cam", case, layer="auto")
+    if case.model.name == "densenet121":
+        return "ReLU between"
+    return relative(coarse.raw * coarse.raw.numel(), made)
+
+
+def percentiles(case: oracles.Case) -> str:
+    try:
+        oracles.ours("cam", case)
+    except NotApplicable:
+        return "no such end"
+    if case.model.name == "densenet121":
+        return "ReLU between"
+    wanted = oracles.ours("grad-cam", case, layer="auto").raw
+    made = [oracles.ours("percentile-cam", case, layer="auto", percentile=q).raw for q in (0.0, 50.0, 90.0)]
+    return max((relative(one, wanted) for one in made), key=float)
+
+
+def relative(made: torch.Tensor, wanted: torch.Tensor) -> str:
+    return f"{float((made - wanted).abs().max() / wanted.abs().max()):.0e}"
+
+
+IDENTITIES = {
+    "mean(CAM) + bias = logit": logit,
+    "CAM = H·W·Grad-CAM": positions,
+    "percentile-cam (0, 50, 90) = grad-cam on the pooled map": percentiles,
+}
+
+
+if __name__ == "__main__":
+    assert set(TOOLS) == set(oracles.ORACLES)
+    main()

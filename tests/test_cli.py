@@ -1,0 +1,319 @@
+"""The command line as a person meets it: results, refusals, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featviz.cli import main
+from featviz.output import read_photo, read_recipe
+
+OWN = """
+import torch
+from torch import nn
+
+def net(channels=3, bad=False):
+    torch.manual_seed(0)
+    made = nn.Sequential(
+        nn.Conv2d(channels, 4, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    )
+    if bad:
+        made[2].weight.data[0, 0, 0, 0] = float("nan")
+    return made
+
+def grey():
+    return net(1)
+
+def broken():
+    return net(bad=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to stand in, with a photo and a network of one's own."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((90, 60)).save(tmp_path / "photo.png")
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(capsys, *arguments):
+    """(exit status, standard output, standard error) of one command, run here."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in arguments])
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
+
+
+def opened(path):
+    """A picture in memory, its file closed again; a film keeps its number of frames."""
+    with Image.open(path) as picture:
+        picture.load()
+        made = picture.copy()
+        made.frames = getattr(picture, "n_frames", 1)
+    return made
+
+
+QUICK = ("--model", "own.py:net", "--layer", "1", "--steps", "2", "--octaves", "2", "--device", "cpu")
+
+
+def bomb():
+    """A PNG that says it is 60000 pixels square."""
+    head = b"\x00\x00\xea\x60\x00\x00\xea\x60\x08\x02\x00\x00\x00"
+    chunk = b"\x00\x00\x00\x0dIHDR" + head + zlib.crc32(b"IHDR" + head).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk
+
+
+BAD = {
+    "missing": (("nothing.png",), "nothing.png"),
+    "folder without photos": (("empty",), "empty"),
+    "empty file": (("empty.png",), "empty.png"),
+    "truncated": (("cut.png",), "cut.png"),
+    "not a picture": (("text.png",), "text.png"),
+    "bomb": (("bomb.png",), "bomb.png"),
+    "existing output": (("photo.png", "--out", "taken.png"), "taken.png"),
+    "no such folder": (("photo.png", "--out", "nowhere/x.png"), "nowhere"),
+    "unknown suffix": (("photo.png", "--out", "x.bmp"), ".bmp"),
+    "film without frames": (("photo.png", "--out", "x.mp4"), "--zoom"),
+    "unknown model": (("photo.png", "--model", "resnet34x"), "resnet34"),
+    "own file missing": (("photo.png", "--model", "nofile.py:net"), "nofile.py"),
+    "own factory missing": (("photo.png", "--model", "own.py:nett"), "net"),
+    "unknown layer": (("photo.png", "--layer", "layr3"), "layer3"),
+    "channel out of range": (("photo.png", "--channel", "9999"), "9999"),
+    "class names several": (("photo.png", "--target", "class:cat"), "tiger cat (282)"),
+    "no such class": (("photo.png", "--target", "class:tabbi"), "tabby"),
+    "target does not parse": (("photo.png", "--target", "layer3:"), "column 8"),
+    "zero steps": (("photo.png", "--steps", "0"), "steps 0"),
+    "negative octaves": (("photo.png", "--octaves", "-1"), "octaves -1"),
+    "not a number": (("photo.png", "--strength", "nan"), "strength nan"),
+    "unknown option": (("photo.png", "--stepps", "3"), "--steps"),
+    "unknown device": (("photo.png", "--device", "gpu9"), "gpu9"),
+    "bad tile": (("photo.png", "--tile", "big"), "big"),
+    "bad precision": (("photo.png", "--precision", "float8"), "float"),
+    "weights missing": (("photo.png", "--weights", "none.pth"), "none.pth"),
+    "two films": (("photo.png", "--zoom", "2", "--animate", "--out", "x.mp4"), "--animate"),
+    "guide for a class": (("photo.png", "--guide", "photo.png", "--target", "class:1"), "whole layers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.replace(" ", "-"))
+def test_bad_input_is_one_line_and_leaves_nothing(case, folder, capsys):
+    (folder / "empty").mkdir()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:2000])
+    (folder / "text.png").write_text("not a picture")
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "taken.png").write_bytes(b"the user's own")
+    before = {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
+    arguments, named = BAD[case]
+    code, out, err = call(capsys, "dream", *arguments)
+    assert code in (1, 2) and out == ""
+    assert err.startswith("featviz: ") and err.count("\n") == 1 and named in err
+    after = {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
+    assert after == before
+
+
+def test_an_image_below_what_the_layer_takes_is_refused(folder, capsys):
+    (folder / "pooled.py").write_text(
+        "from torch import nn\n\ndef net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(7, 7), nn.Conv2d(4, 2, 3), nn.ReLU())\n"
+    )
+    arguments = ("--model", "pooled.py:net", "--layer", "3", "--octaves", "1", "--steps", "1")
+    Image.new("RGB", (30, 20), "teal").save(folder / "small.png")
+    code, _, err = call(capsys, "dream", "small.png", *arguments)
+    assert code == 2 and "too small for 3" in err
+    need = int(err.split("at least ")[1].split()[0])
+    for side, works in ((need, True), (need - 1, False)):
+        Image.new("RGB", (side, side), "teal").save(folder / f"{side}.png")
+        code, _, _ = call(capsys, "dream", f"{side}.png", *arguments)
+        assert (code == 0) is works, side
+
+
+def test_a_score_that_is_not_finite_keeps_the_last_good_picture(folder, capsys):
+    code, _, err = call(
+        capsys, "dream", "photo.png", *QUICK, "--model", "own.py:broken", "--layer", "3", "-o", "x.png"
+    )
+    assert code == 1 and "NaN or infinite at step 1" in err.splitlines()[-1]
+    assert read_recipe("x.png")["status"] == "failed"
+    assert opened("x.png").size == (90, 60)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_a_dream_in_every_format_carries_its_recipe(suffix, folder, capsys):
+    code, out, _ = call(capsys, "dream", "photo.png", *QUICK, "--out", f"dream{suffix}")
+    assert code == 0 and out.strip() == f"dream{suffix}"
+    recipe = read_recipe(f"dream{suffix}")
+    assert recipe["command"] == "dream" and recipe["target"] == "1" and recipe["status"] == "complete"
+    assert opened(f"dream{suffix}").size == (90, 60)
+
+
+def test_the_default_name_tells_photo_and_target_and_is_never_replaced(folder, capsys):
+    assert call(capsys, "dream", "photo.png", *QUICK)[1].strip() == "photo_dream_1.png"
+    first = (folder / "photo_dream_1.png").read_bytes()
+    code, _, err = call(capsys, "dream", "photo.png", *QUICK, "--seed", "1")
+    assert code == 1 and "--overwrite" in err and (folder / "photo_dream_1.png").read_bytes() == first
+    assert call(capsys, "dream", "photo.png", *QUICK, "--seed", "1", "--overwrite")[0] == 0
+    assert (folder / "photo_dream_1.png").read_bytes() != first
+
+
+def test_rerun_gives_the_same_bytes_and_set_varies(folder, capsys):
+    call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
+    code, out, _ = call(capsys, "rerun", "dream.png")
+    assert code == 0 and "byte for byte" in out
+    assert (folder / "dream.png").read_bytes() == (folder / "dream_rerun.png").read_bytes()
+    assert (
+        call(capsys, "rerun", "dream.png", "--set", "steps=3", "--set", "target=3", "-o", "other.png")[0] == 0
+    )
+    other = read_recipe("other.png")
+    assert other["settings"]["steps"] == 3 and other["target"] == "3"
+    assert call(capsys, "rerun", "dream.png", "--set", "stepz=3", "-o", "x.png")[0] == 2
+    assert call(capsys, "rerun", "dream.png", "--set", "steps=many", "-o", "x.png")[0] == 2
+
+
+def test_rerun_says_what_differs(folder, capsys):
+    call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
+    Image.new("RGB", (90, 60), "teal").save("photo.png")
+    (folder / "own.py").write_text(OWN.replace("manual_seed(0)", "manual_seed(5)"))
+    code, out, _ = call(capsys, "rerun", "dream.png")
+    assert code == 0
+    assert "photo: " in out and "weights: " in out and "largest pixel difference: " in out
+
+
+def test_rerun_of_an_ordinary_picture_is_refused(folder, capsys):
+    code, _, err = call(capsys, "rerun", "photo.png")
+    assert code == 1 and "photo.png" in err and err.count("\n") == 1
+
+
+def test_a_folder_is_dreamed_and_a_bad_photo_among_them_is_named(folder, capsys):
+    (folder / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / "in" / name).write_bytes((folder / "photo.png").read_bytes())
+    (folder / "in" / "c.png").write_bytes(b"")
+    code, _, err = call(capsys, "dream", "in", *QUICK, "--out", "made")
+    assert code == 1 and "c.png" in err and "1 of 3" in err
+    assert sorted(path.name for path in (folder / "made").iterdir()) == ["a_dream_1.png", "b_dream_1.png"]
+
+
+def test_films(folder, capsys):
+    code, _, _ = call(capsys, "dream", "photo.png", *QUICK, "--zoom", "3", "--out", "zoom.gif")
+    assert code == 0 and opened("zoom.gif").frames == 3
+    assert json.loads((folder / "zoom.gif.json").read_text())["status"] == "complete"
+    code, _, _ = call(capsys, "dream", "photo.png", *QUICK, "--animate", "--out", "come.gif")
+    assert code == 0 and opened("come.gif").frames == 5  # the photo, and two steps in two octaves
+
+
+def test_mask_guide_channel_and_target(folder, capsys):
+    mask = Image.new("L", (90, 60), 0)
+    mask.paste(255, (0, 0, 45, 60))
+    mask.save("mask.png")
+    call(capsys, "dream", "photo.png", *QUICK, "--mask", "mask.png", "--out", "masked.png")
+    change = (read_photo("masked.png").image - read_photo("photo.png").image).abs()
+    assert change[..., :40].max() > 0.02 and change[..., 50:].max() == 0
+    assert call(capsys, "dream", "photo.png", *QUICK, "--guide", "masked.png", "--out", "g.png")[0] == 0
+    assert set(read_recipe("g.png")["inputs"]) == {"photo", "guide"}
+    call(capsys, "dream", "photo.png", *QUICK, "--channel", "2", "--out", "c.png")
+    assert read_recipe("c.png")["target"] == "1:2"
+    call(capsys, "dream", "photo.png", *QUICK, "--layer", "0.5*3", "--out", "two.png")
+    assert read_recipe("two.png")["target"] == "1 + 0.5*3"
+
+
+def test_a_network_with_one_channel(folder, capsys):
+    code, _, err = call(capsys, "dream", "photo.png", *QUICK, "--model", "own.py:grey", "--out", "x.png")
+    assert code == 0, err
+    assert opened("x.png").mode == "RGB"
+
+
+def test_layers_and_models_are_listed(folder, capsys):
+    code, out, _ = call(capsys, "layers", "--model", "own.py:net", "--json")
+    rows = {row["address"]: row for row in json.loads(out)}
+    assert code == 0 and rows["2"]["stride"] == 4 and rows["2"]["receptive_field"] == 7
+    assert rows["6"]["channels"] == 3 and rows["6"]["good_for"] == ["channel"]
+    code, out, _ = call(capsys, "models", "resnet34", "--json")
+    assert code == 0 and "resnet34" in [row["name"] for row in json.loads(out)]
+    assert call(capsys, "models", "resnet99x")[0] == 2
+
+
+def test_ctrl_c_finishes_the_step_and_keeps_the_picture(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "featviz",
+        "dream",
+        "photo.png",
+        *QUICK,
+        "--steps",
+        "100000",
+        "-o",
+        "x.png",
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"}
+    )
+    try:
+        time.sleep(2)
+        while process.poll() is None and not _handles_interrupts(process.pid):
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert read_recipe("x.png")["status"] == "interrupted" and opened("x.png").size == (90, 60)
+    assert not list(folder.glob(".*part*"))
+
+
+def _handles_interrupts(pid):
+    """Whether a process has begun its run: torch's threads are there, and SIGINT is caught."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    has_torch = "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    return has_torch and bool(int(status["SigCgt"], 16) & 2) and time.sleep(4) is None
+
+
+def test_help_and_completion_stay_light():
+    for arguments in (["--help"], ["dream", "--help"], ["explain", "grad-cam", "--help"]):
+        code = (
+            "import sys\nfrom featviz.cli import main\ntry:\n    main(%r)\nexcept SystemExit:\n    pass\n"
+            "sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'timm', 'kornia')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code % arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
+def test_debug_shows_the_traceback(folder, capsys):
+    assert "Traceback" not in call(capsys, "dream", "nothing.png")[2]
+    assert "Traceback" in call(capsys, "dream", "nothing.png", "--debug")[2]
+
+
+def test_explain_writes_a_figure_and_numbers(folder, capsys):
+    own = ("--model", "own.py:net", "--class", "0", "--class", "2", "--size", "32")
+    for name in ("why.png", "why.npz", "why.json"):
+        code, _, err = call(capsys, "explain", "grad-cam", "photo.png", *own, "--layer", "3", "--out", name)
+        assert code == 0, err
+    data = json.loads((folder / "why.json").read_text())["explanations"]
+    assert [each["target"] for each in data] == ["class:0", "class:2"]
+    assert sum(each["notes"]["probability"] for each in data) < 1
+    with np.load("why.npz") as arrays:
+        assert arrays["raw_0"].shape == (8, 12) and arrays["map_1"].shape == (32, 48)
+    assert call(capsys, "rerun", "why.png")[1].strip().endswith("as why.png")
+    assert call(capsys, "explain", "occlusion", "photo.png", *own, "--windows", "8", "-o", "occ.png")[0] == 0
+    picture = np.asarray(opened("occ.png").convert("RGB"))
+    assert picture.std() > 10
