@@ -81,7 +81,7 @@ def test_progress_ends_at_one_also_for_films(small_photo):
             "conv2",
             steps=3,
             octaves=2,
-            watch=lambda p: done.append(p.done),
+            watch=lambda p, done=done: done.append(p.done),
             **more,
         )
         frames = list(made.frames) if more else []

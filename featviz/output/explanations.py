@@ -98,7 +98,8 @@ class Explanations:
             Panel(each.overlay(within), _caption(each), within, display.sign, display.cmap)
             for each, within in zip(self.maps, ranges, strict=True)
         ]
-        columns = len({each.target for each in self.maps})
+        targets = len({each.target for each in self.maps})
+        columns = targets if targets > 1 else min(len(panels), 4)
         rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
         return figure(self.maps[0].method, [[first, *rows[0]], *([None, *row] for row in rows[1:])])
 
