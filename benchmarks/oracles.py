@@ -7,6 +7,7 @@ from the root of the repository, with the extra `test` installed. It takes some 
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,8 @@ TOOLS = {
     "guided-grad-cam": "captum `GuidedBackprop` on the twin times `LayerGradCam`",
 }
 SLOW = {"score-cam"}
+
+case = functools.cache(oracles.case)
 
 HEAD = """# How far the explanations are from their oracles
 
@@ -65,47 +68,47 @@ def main() -> None:
     print("## Identities, float64\n")
     print(f"| identity | {' | '.join(oracles.LAYERS)} |\n|{'---|' * (1 + len(oracles.LAYERS))}")
     for name, identity in IDENTITIES.items():
-        print(f"| {name} | {' | '.join(identity(oracles.case(net)) for net in oracles.LAYERS)} |", flush=True)
+        print(f"| {name} | {' | '.join(identity(case(net)) for net in oracles.LAYERS)} |", flush=True)
 
 
 def row(method: str, dtype: torch.dtype) -> list[str]:
     layers = (True,) if "cam" not in method or method in SLOW else (False, True)
     side = 64 if method in SLOW else 96
     return [
-        f"{max(oracles.difference(method, oracles.case(name, side, dtype, late)) for late in layers):.0e}"
+        f"{max(oracles.difference(method, case(name, side, dtype, late)) for late in layers):.0e}"
         for name in oracles.LAYERS
     ]
 
 
-def logit(case: oracles.Case) -> str:
+def logit(given: oracles.Case) -> str:
     try:
-        made = oracles.ours("cam", case)
+        made = oracles.ours("cam", given)
     except NotApplicable:
         return "no such end"
-    wanted = float(case.model(case.image)[0, case.target].detach())
+    wanted = float(given.model(given.image)[0, given.target].detach())
     return f"{abs(float(made.raw.mean()) + made.notes['bias'] - wanted) / abs(wanted):.0e}"
 
 
-def positions(case: oracles.Case) -> str:
+def positions(given: oracles.Case) -> str:
     try:
-        made = oracles.ours("cam", case).raw
+        made = oracles.ours("cam", given).raw
     except NotApplicable:
         return "no such end"
-    coarse = oracles.ours("grad-cam", case, layer="auto")
-    if case.model.name == "densenet121":
+    coarse = oracles.ours("grad-cam", given, layer="auto")
+    if given.model.name == "densenet121":
         return "ReLU between"
     return relative(coarse.raw * coarse.raw.numel(), made)
 
 
-def percentiles(case: oracles.Case) -> str:
+def percentiles(given: oracles.Case) -> str:
     try:
-        oracles.ours("cam", case)
+        oracles.ours("cam", given)
     except NotApplicable:
         return "no such end"
-    if case.model.name == "densenet121":
+    if given.model.name == "densenet121":
         return "ReLU between"
-    wanted = oracles.ours("grad-cam", case, layer="auto").raw
-    made = [oracles.ours("percentile-cam", case, layer="auto", percentile=q).raw for q in (0.0, 50.0, 90.0)]
+    wanted = oracles.ours("grad-cam", given, layer="auto").raw
+    made = [oracles.ours("percentile-cam", given, layer="auto", percentile=q).raw for q in (0.0, 50.0, 90.0)]
     return max((relative(one, wanted) for one in made), key=float)
 
 

@@ -76,6 +76,26 @@ class RiseSettings(ExplainSettings):
     seed: int = option(0, "the same seed gives the same masks", at_least=0)
 
 
+@dataclass(frozen=True)
+class ActivationSettings(Settings):
+    """A sheet of what channels answer to a photo."""
+
+    layer: str = option("", "layer, may repeat; without it every ReLU-like one", many=True, short="-l")
+    channels: int = option(16, "channels of each layer", at_least=1)
+    order: str = option("strength", "which come first: strength or number")
+    scale: str = option("shared", "range of the colours: shared by a layer's channels, or own")
+    size: int | None = option(
+        None, "shorter side that the network sees, by default its input size", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class KernelSettings(Settings):
+    """A sheet of the first layer's kernels."""
+
+    cell: int = option(64, "side of a kernel's picture in pixels", at_least=8)
+
+
 METHOD_SETTINGS: dict[str, type[ExplainSettings]] = {
     "gradient": ExplainSettings,
     "input-x-gradient": ExplainSettings,

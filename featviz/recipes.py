@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from featviz.errors import ModelError, RecipeError
-from featviz.explain_settings import METHOD_SETTINGS
+from featviz.explain_settings import METHOD_SETTINGS, ActivationSettings, KernelSettings
 from featviz.output.photos import Photo
 from featviz.settings import DreamSettings, RenderSettings, Settings
 from featviz.types import Model
@@ -19,6 +19,8 @@ from featviz.types import Model
 SETTINGS: dict[str, type[Settings]] = {
     "dream": DreamSettings,
     "render": RenderSettings,
+    "activations": ActivationSettings,
+    "kernels": KernelSettings,
     **{f"explain {method}": settings for method, settings in METHOD_SETTINGS.items()},
 }
 """Command -> its settings."""

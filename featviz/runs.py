@@ -9,13 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from featviz.attribution.sheets import activation_maps, kernels
 from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
 from featviz.errors import NonFiniteScore
-from featviz.explain_settings import METHOD_SETTINGS
-from featviz.explaining import explain
+from featviz.explain_settings import METHOD_SETTINGS, ActivationSettings, KernelSettings
+from featviz.explaining import explain, fitted_to
 from featviz.output.explanations import Explanations
 from featviz.output.photos import Photo, read_photo
+from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
+from featviz.output.sheets import contact_sheet, kernel_sheet, stacked
 from featviz.recipes import Recipe, load_model
 from featviz.settings import DreamSettings, RenderSettings
 from featviz.types import Model, Objective
@@ -203,9 +206,38 @@ def _run_explain(
     return explain(model, photos["photo"].image, method, targets, settings, recipe.plain())
 
 
+def _run_activations(
+    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+) -> Picture:
+    settings = ActivationSettings.make(**recipe.settings)
+    image = fitted_to(model, photos["photo"].image.to(model.device), settings.size)
+    names = [name.strip() for name in settings.layer.split(",")] if settings.layer else None
+    sheets = [
+        contact_sheet(
+            each.maps.cpu(),
+            [str(k) for k in each.channels],
+            scale=settings.scale,
+            columns=8,
+            title=each.layer,
+        )
+        for each in activation_maps(model, image, names, settings.channels, settings.order)
+    ]
+    return Picture(from_pil(stacked(sheets))[0], recipe.plain())
+
+
+def _run_kernels(
+    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+) -> Picture:
+    settings = KernelSettings.make(**recipe.settings)
+    title = f"{model.name}: kernels of the first layer"
+    return Picture(from_pil(kernel_sheet(kernels(model), cell=settings.cell, title=title))[0], recipe.plain())
+
+
 RUNNERS: dict[str, Callable[..., Picture | Film | Explanations]] = {
     "dream": _run_dream,
     "render": _run_render,
+    "activations": _run_activations,
+    "kernels": _run_kernels,
     **{f"explain {method}": _run_explain for method in METHOD_SETTINGS},
 }
 """Command -> what makes its result."""

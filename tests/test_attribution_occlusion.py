@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import featviz
-from featviz.attribution import probes
 from featviz.attribution.coarse import coarse_to_fine
+from featviz.attribution.fused import fused_graph
 from featviz.attribution.incremental import Incremental
 from featviz.attribution.occlusion import FILLS, Sweep, occlusion, sweep
 from featviz.attribution.probes import Probe, Whole
@@ -103,7 +103,7 @@ def test_computing_only_what_changed_is_exact(name):
     filled = 1 - image
     places = np.array([(0, 0, 24, 24), (31, 42, 24, 24), (65, 77, 24, 24), (64, 3, 24, 24), (80, 0, 9, 13)])
     probe = Probe(model, image, filled, batch=3)
-    assert not any(isinstance(runner, Whole) for runner in probe.runners.values())
+    assert not isinstance(probe.runner, Whole)
     found = probe.measure(places)
     for numbers, (row, col, rows, cols) in zip(found, places, strict=True):
         hidden = image.clone()
@@ -115,7 +115,7 @@ def test_computing_only_what_changed_is_exact(name):
 def test_the_embedded_model_with_its_padding_that_depends_on_the_size(embedded, small_photo):
     places = grid((64, 96), 24, 23)
     probe = Probe(embedded, small_photo, torch.zeros_like(small_photo))
-    assert not any(isinstance(runner, Whole) for runner in probe.runners.values())
+    assert not isinstance(probe.runner, Whole)
     found = probe.measure(places)
     for numbers, (row, col, rows, cols) in zip(found[::3], places[::3], strict=True):
         hidden = small_photo.clone()
@@ -131,7 +131,7 @@ def test_less_is_computed(tiny):
         pass
 
     image = torch.rand(1, 3, 128, 128)
-    graph = probes.fused_graph(tiny.net)
+    graph = fused_graph(tiny.net)
     network = Incremental(graph, image)
     for module in graph.modules():
         module.register_forward_hook(lambda m, i, o: seen.append(type(m).__name__))

@@ -317,3 +317,16 @@ def test_explain_writes_a_figure_and_numbers(folder, capsys):
     assert call(capsys, "explain", "occlusion", "photo.png", *own, "--windows", "8", "-o", "occ.png")[0] == 0
     picture = np.asarray(opened("occ.png").convert("RGB"))
     assert picture.std() > 10
+
+
+def test_sheets_of_activations_and_kernels(folder, capsys):
+    own = ("--model", "own.py:net")
+    code, _, err = call(
+        capsys, "activations", "photo.png", *own, "--layer", "1", "--channels", "3", "-o", "a.png"
+    )
+    assert code == 0, err
+    assert read_recipe("a.png")["settings"]["channels"] == 3 and np.asarray(opened("a.png")).std() > 10
+    code, _, err = call(capsys, "kernels", *own, "-o", "k.png")
+    assert code == 0, err
+    assert "byte for byte" in call(capsys, "rerun", "k.png")[1]
+    assert call(capsys, "activations", "photo.png", *own, "--layer", "6", "-o", "x.png")[0] == 2

@@ -169,11 +169,11 @@ def guided_grad_cam(
     coarse = grad_cam(model, image, objectives, layer=layer)
     image = checked(model, image, objectives)
     fine = image_gradients(model, image, objectives, "guided")
+    notes = {"rule": "guided", "rewritten_calls": fine.calls}
     made = []
     for places, values in zip(coarse, fine.values, strict=True):
         shown = places.raw.to(values).clamp(min=0)[None, None]
         raw = values[0] * nn.functional.interpolate(shown, image.shape[2:], mode="bilinear")[0]
-        notes = {"rule": "guided", "rewritten_calls": fine.calls}
         made.append(replace(places, method="guided-grad-cam", raw=raw.cpu(), notes=notes))
     return made
 
@@ -205,8 +205,7 @@ def _weighed(
 ) -> list[Attribution]:
     layer = position_layer(model, name)
     image = checked(model, image, objectives, layer.address)
-    size = (image.shape[2], image.shape[3])
-    found = layer_gradients(model, image, objectives, layer, rule)
+    found, size = layer_gradients(model, image, objectives, layer, rule), (image.shape[2], image.shape[3])
     if rule != "plain":
         notes |= {"rule": rule, "rewritten_calls": found.calls + 1}  # and the layer's own output
     a = as_map(model, layer, found.at, size)[0]
@@ -247,5 +246,5 @@ def _by_percentile(percentile: float) -> Callable[[Tensor], Tensor]:
 def _attribution(
     method: str, objective: Objective, raw: Tensor, image: Tensor, score: float, layer: Layer, **notes: Any
 ) -> Attribution:
-    size = (image.shape[2], image.shape[3])
-    return Attribution(method, objective.name, raw.detach().cpu(), size, score, layer.address, notes)
+    h, w = image.shape[2:]
+    return Attribution(method, objective.name, raw.detach().cpu(), (h, w), score, layer.address, notes)

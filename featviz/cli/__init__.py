@@ -12,6 +12,7 @@ from featviz.cli.dream import dream
 from featviz.cli.explain import app as explain
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
+from featviz.cli.sheets import activations, kernels
 from featviz.errors import FeatvizError
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (dream, layers, models, rerun):
+for command in (dream, activations, kernels, layers, models, rerun):
     app.command()(command)
 app.add_typer(explain, name="explain")
 

@@ -56,13 +56,13 @@ def kernel_sheet(
 ) -> Image.Image:
     """Kernels `(n, 3, k, k)` as colour images in a grid, by number: .5 + w / (2 max|w|), so 0 is mid-grey.
 
-    Training leaves some kernels dead: one below a thousandth of the largest is plain grey and says ≈ 0,
+    Training leaves some kernels dead: one below a thousandth of the largest is plain grey and says ~ 0,
     since its own scale would blow up rounding errors.
     """
     largest = kernels.abs().amax((1, 2, 3), keepdim=True)
     dead = largest <= 1e-3 * largest.max()
     images = 0.5 + torch.where(dead, 0.0, kernels / (2 * torch.where(dead, 1.0, largest)))
-    captions = [f"{i} ≈ 0" if none else str(i) for i, none in enumerate(dead.flatten().tolist())]
+    captions = [f"{i} ~ 0" if none else str(i) for i, none in enumerate(dead.flatten().tolist())]
     return grid(list(images[:, None]), captions, columns=columns, cell=cell, title=title)
 
 
@@ -96,6 +96,16 @@ def grid(
         ImageDraw.Draw(label).text((0, 0), caption, "black", letters)
         sheet.paste(label, (left, top + height + 1))
     return sheet
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets one below the other, on white."""
+    whole = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
 
 
 def _range(low: float, high: float) -> str:
