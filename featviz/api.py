@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
+import torch
 from torch import Tensor, nn
 
 from featviz.errors import InvalidValue, MethodNotFound
@@ -117,13 +118,29 @@ def as_photo(image: Image) -> Photo:
         return read_photo(image)
     alpha = None
     if isinstance(image, np.ndarray):
-        image = PIL.Image.fromarray(
-            image if image.dtype == np.uint8 else (image * 255 + 0.5).astype(np.uint8)
-        )
+        image, alpha = _from_array(image)
     if isinstance(image, PIL.Image.Image):
         image, alpha = from_pil(image)
     if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[:2] != (1, 3):
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise InvalidValue(f"an image tensor is (1, 3, h, w) in [0, 1], not {shape}")
     pixels = image.detach().float().cpu().contiguous()
+    if not pixels.numel():
+        raise InvalidValue(f"an image of {pixels.shape[2]}x{pixels.shape[3]} has no pixels")
+    low, high = (float(end) for end in pixels.aminmax())
+    if not (low >= -0.5 and high <= 1.5):  # a resampled picture may overshoot a little; NaN is refused, too
+        raise InvalidValue(f"an image has values in [0, 1], not {low:g} to {high:g}")
+    pixels = pixels.clamp(0, 1)
     return Photo(pixels, alpha, "", hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor | None]:
+    """Image `(1, 3, h, w)` and alpha `(1, 1, h, w)` of bytes or floats, grey or coloured."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InvalidValue(f"an image array is (h, w), (h, w, 3) or (h, w, 4), not {array.shape}")
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise InvalidValue(f"an image array holds bytes or floats in [0, 1], not {array.dtype}")
+    scale = 255 if array.dtype == np.uint8 else 1
+    planes = torch.from_numpy(np.divide(np.atleast_3d(array), scale, dtype=np.float32)).permute(2, 0, 1)[None]
+    colours = planes[:, :3] if planes.shape[1] > 1 else planes.expand(-1, 3, -1, -1)
+    return colours, planes[:, 3:] if planes.shape[1] == 4 else None

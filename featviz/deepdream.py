@@ -63,7 +63,8 @@ def dream(
     sizes = octave_sizes((photo.shape[2], photo.shape[3]), settings)
     while settings.octaves is None and len(sizes) > 1 and not fits(model, objective.layers, sizes[0]):
         sizes = sizes[1:]
-    check_size(model, objective.layers, sizes[0])
+    for size in (sizes[0], sizes[-1]):
+        check_size(model, objective.layers, size)
     return _octaves(model, photo, objective, settings, mask, sizes)
 
 

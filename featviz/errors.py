@@ -11,7 +11,8 @@ FeatvizError                 caught once, by the command line, and shown as one 
 │   ├── AmbiguousName        a name that several things answer to
 │   ├── ChannelOutOfRange
 │   ├── PositionOutOfRange
-│   └── ImageTooSmall
+│   ├── ImageTooSmall
+│   └── ImageMisfit          an image of another size than a network's only one
 ├── PhotoError               a photo that cannot be read                       exit 1
 ├── OutputError              a file that cannot be written                     exit 1
 │   └── OutputExists
@@ -117,6 +118,16 @@ class ImageTooSmall(InvalidValue):
     def __init__(self, size: tuple[int, int], layer: str, smallest: int | None) -> None:
         need = f"; it needs at least {smallest} on the shorter side" if smallest else ""
         super().__init__(f"an image of {size[0]}x{size[1]} is too small for {layer}{need}")
+
+
+class ImageMisfit(InvalidValue):
+    """An image of another size than the only one that the network takes."""
+
+    def __init__(self, size: tuple[int, int], layer: str, only: tuple[int, int]) -> None:
+        super().__init__(
+            f"an image of {size[0]}x{size[1]} does not suit {layer}: "
+            f"this network takes {only[0]}x{only[1]} and no other size"
+        )
 
 
 class PhotoError(FeatvizError):

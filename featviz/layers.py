@@ -6,10 +6,11 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from featviz.errors import AmbiguousName, ImageTooSmall, LayerNotFound, ModelError
+from featviz.errors import AmbiguousName, ImageMisfit, ImageTooSmall, LayerNotFound, ModelError
 from featviz.frozen import frozen as frozen
 from featviz.layer_table import ALIASES, Layer, layer_table, run_on_meta
 from featviz.receptive_field import first_tensor
@@ -114,13 +115,36 @@ def score(model: Model, objective: Objective) -> Score:
 
 
 def check_size(model: Model, layers: Sequence[str], size: tuple[int, int]) -> None:
-    """Raise `ImageTooSmall` where an image of `size` (rows, columns) does not reach the layers."""
+    """Raise `ImageTooSmall` where an image of `size` (rows, columns) does not reach the layers.
+
+    Raises `ImageMisfit` where they are reached by images of the network's input size alone.
+    """
+    if size != model.input_size and _takes_one_size(model, tuple(layers)):
+        raise ImageMisfit(size, _named(layers), model.input_size)
     if min(size) >= min(model.input_size) or fits(model, layers, size):
         return
     sides = range(1, min(model.input_size) + 1)
     smallest = _first(lambda side: fits(model, layers, (side, side)), sides)
     if smallest is not None:  # otherwise the network cannot be tried without data, and the run will tell
-        raise ImageTooSmall(size, " and ".join(layers) or "the network", smallest)
+        raise ImageTooSmall(size, _named(layers), smallest)
+
+
+def _named(layers: Sequence[str]) -> str:
+    return " and ".join(layer or "the output" for layer in layers)
+
+
+_one_size: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = WeakKeyDictionary()
+
+
+def _takes_one_size(model: Model, layers: tuple[str, ...]) -> bool:
+    """Whether the layers are reached at the input size but not at twice it, tried once."""
+    known = _one_size.setdefault(model.net, {})
+    if layers not in known:
+        rows, columns = model.input_size
+        known[layers] = fits(model, layers, (rows, columns)) and not fits(
+            model, layers, (2 * rows, 2 * columns)
+        )
+    return known[layers]
 
 
 def _first(holds: Callable[[int], bool], numbers: range) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -48,7 +49,7 @@ class Recipe:
         """The recipe that a picture carries; raises `RecipeError` where it is not one."""
         known = {f.name for f in fields(cls)}
         missing = {"command", "model", "target", "settings"} - set(data)
-        if missing or set(data) - known or data["command"] not in SETTINGS:
+        if missing or set(data) - known or not _is_whole(data):
             raise RecipeError(
                 f"not a recipe of featviz {version('featviz')}: {', '.join(sorted(data))[:120]}"
             )
@@ -57,6 +58,24 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data."""
         return asdict(self)
+
+
+def _is_whole(data: Mapping[str, Any]) -> bool:
+    """Whether every part of a recipe's data has its form; what stands in it is checked where it is used."""
+    model, inputs = data["model"], data.get("inputs", {})
+    parts = [model, data["settings"], inputs, data.get("versions", {})]
+    if not all(isinstance(part, Mapping) for part in parts) or not isinstance(data["target"], str):
+        return False
+    texts = [data["command"], data.get("device", ""), model.get("name"), model.get("digest")]
+    for one in inputs.values():
+        texts += [one.get("path"), one.get("digest")] if isinstance(one, Mapping) else [None]
+    needs_photo = data["command"] not in ("render", "kernels")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and data["command"] in SETTINGS
+        and isinstance(model.get("source"), Mapping)
+        and ("photo" in inputs or not needs_photo)
+    )
 
 
 def recipe_for(
@@ -90,4 +109,7 @@ def load_model(recipe: Recipe, device: str = "auto") -> Model:
         raise ModelError(
             f"this recipe's model {recipe.model['name']!r} was built in memory: hand it to run(model=…)"
         )
+    unknown = set(source) - set(inspect.signature(load).parameters)
+    if unknown or "name" not in source:
+        raise RecipeError(f"this recipe's model cannot be loaded: {dict(source)}")
     return load(**source, device=device)

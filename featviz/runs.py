@@ -138,6 +138,8 @@ class _Dream:
             if done is not None:
                 yield done
             if self.watch(self.progress(step, frame)):
+                if frame == 1 and done is None:  # a film of one picture, as it stands
+                    yield self.picture(step)
                 return
         record["status"] = "complete"
 

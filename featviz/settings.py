@@ -6,6 +6,7 @@ of them, recipes keep them. Each is written once, here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -19,10 +20,35 @@ class SettingNotFound(UnknownName):
 
 
 def option(
-    default: Any, about: str, *, at_least: float | None = None, above: float | None = None, **more: Any
+    default: Any,
+    about: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    **more: Any,
 ) -> Any:
     """A setting with its explanation and its range; `more` goes to the command line."""
-    return field(default=default, metadata={"about": about, "at_least": at_least, "above": above, **more})
+    limits = {"at_least": at_least, "above": above, "at_most": at_most}
+    return field(default=default, metadata={"about": about, **limits, **more})
+
+
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "str": ("a text", (str,)),
+    "bool": ("true or false", (bool,)),
+}
+
+
+def _check_kind(name: str, value: Any, declared: str) -> None:
+    """Refuse what is not of the declared type, such as `int | None`, and what is not finite."""
+    told, kinds = _KINDS[declared.split(" ")[0]]
+    if value is None and "None" in declared:
+        return
+    fits = isinstance(value, kinds) and (isinstance(value, bool) == (bool in kinds))
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise InvalidValue(f"{name} {value}: {told}")
 
 
 class Settings:
@@ -55,12 +81,15 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in fields(self):  # type: ignore[arg-type]
             value, limits = getattr(self, setting.name), setting.metadata
+            _check_kind(setting.name, value, str(setting.type))
             if value is None or isinstance(value, (str, bool)):
                 continue
-            if value != value or (limits["at_least"] is not None and value < limits["at_least"]):
+            if limits["at_least"] is not None and value < limits["at_least"]:
                 raise InvalidValue(f"{setting.name} {value}: at least {limits['at_least']}")
             if limits["above"] is not None and value <= limits["above"]:
                 raise InvalidValue(f"{setting.name} {value}: more than {limits['above']}")
+            if limits["at_most"] is not None and value > limits["at_most"]:
+                raise InvalidValue(f"{setting.name} {value}: at most {limits['at_most']}")
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from their defaults."""
@@ -103,8 +132,8 @@ class DreamSettings(EngineSettings):
         at_least=0,
     )
     colour: float = option(0.5, "how much of the gradient's colour is kept", at_least=0)
-    even: float = option(0.8, "how far the dream is spread over the picture, 0 to 1", at_least=0)
-    decay: float = option(0.0, "share of the dream that fades at each step", at_least=0)
+    even: float = option(0.8, "how far the dream is spread over the picture, 0 to 1", at_least=0, at_most=1)
+    decay: float = option(0.0, "share of the dream that fades at each step", at_least=0, at_most=1)
     tv: float = option(0.0, "total-variation penalty, against noise", at_least=0)
     keep_color: bool = option(False, "keep the photo's colours, dream in its light and dark only")
     zoom: int = option(0, "make a film of so many frames, zooming into the dream", at_least=0, panel="Film")

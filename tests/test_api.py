@@ -137,3 +137,58 @@ def test_explain_gives_raw_map_and_overlay(embedded):
     assert likeliest.raw.shape == (3, 224, 337) and "cat" in likeliest.target
     with pytest.raises(MethodNotFound, match="grad-cam"):
         featviz.explain(embedded, "gallery/photos/chelsea.png", "gradcam")
+
+
+def test_arrays_of_floats_grey_and_with_alpha():
+    generator = np.random.default_rng(0)
+    floats = generator.random((6, 8, 4), dtype=np.float32)
+    photo = as_photo(floats)
+    assert torch.equal(photo.image, torch.from_numpy(floats[..., :3]).permute(2, 0, 1)[None])
+    assert torch.equal(photo.alpha[0, 0], torch.from_numpy(floats[..., 3]))
+    grey = as_photo(floats[..., 0].astype(np.float64))
+    assert grey.image.shape == (1, 3, 6, 8) and torch.equal(grey.image[:, 0], grey.image[:, 2])
+    assert grey.alpha is None
+    levels = (floats[..., :1] * 255).astype(np.uint8)
+    assert torch.equal(
+        as_photo(levels).image * 255, torch.from_numpy(levels[..., 0]).expand(1, 3, 6, 8).float()
+    )
+    slightly_over = as_photo(np.full((2, 2, 3), 1.1))
+    assert slightly_over.image.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.full((4, 4, 3), 200.0), r"values in \[0, 1\], not 200 to 200"),
+        (torch.full((1, 3, 4, 4), 255.0), r"values in \[0, 1\], not 255 to 255"),
+        (torch.full((1, 3, 4, 4), float("nan")), "not nan"),
+        (np.zeros((3, 9, 9)), r"\(h, w, 3\)"),
+        (np.zeros((4, 4, 3), np.uint16), "not uint16"),
+        (np.zeros((4, 4, 3), np.int64), "not int64"),
+        (np.zeros((0, 4, 3)), "no pixels"),
+        (torch.zeros(2, 3, 4, 4), r"\(1, 3, h, w\)"),
+        ([1, 2], "list"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, told):
+    with pytest.raises(InvalidValue, match=told):
+        as_photo(image)
+
+
+def test_a_film_interrupted_before_its_first_frame_is_one_picture(small_photo):
+    made = featviz.dream(tiny_model(), small_photo, "conv2", steps=5, octaves=1, zoom=3, watch=lambda p: True)
+    frames = list(made.frames)
+    assert len(frames) == 1 and frames[0].shape == small_photo.shape
+    assert made.recipe["status"] == "interrupted"
+
+
+def test_a_film_interrupted_later_keeps_the_frames_so_far(small_photo):
+    seen = []
+
+    def watch(progress):
+        seen.append(progress.frame)
+        return len(seen) == 5  # four steps of the first frame, one of the second
+
+    made = featviz.dream(tiny_model(), small_photo, "conv2", steps=4, octaves=1, zoom=4, watch=watch)
+    assert len(list(made.frames)) == 2 and seen[-1] == 2
+    assert made.recipe["status"] == "interrupted"

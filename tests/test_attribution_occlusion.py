@@ -127,9 +127,6 @@ def test_less_is_computed(tiny):
     """A small patch on a large image: the convolutions see only its surroundings."""
     seen = []
 
-    class Watched(nn.Conv2d):
-        pass
-
     image = torch.rand(1, 3, 128, 128)
     graph = fused_graph(tiny.net)
     network = Incremental(graph, image)

@@ -330,3 +330,170 @@ def test_sheets_of_activations_and_kernels(folder, capsys):
     assert code == 0, err
     assert "byte for byte" in call(capsys, "rerun", "k.png")[1]
     assert call(capsys, "activations", "photo.png", *own, "--layer", "6", "-o", "x.png")[0] == 2
+
+
+def test_photos_of_one_name_get_a_name_each(folder, capsys):
+    photo = (folder / "photo.png").read_bytes()
+    for name in ("a/photo.png", "b/photo.png", "b/photo.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(photo)
+    assert call(capsys, "dream", "b", *QUICK, "--out", "one")[0] == 0
+    assert {path.name for path in (folder / "one").iterdir()} == {
+        "photo.jpg_dream_1.png",
+        "photo.png_dream_1.png",
+    }
+    assert call(capsys, "dream", "a/photo.png", "b/photo.png", *QUICK, "--out", "two")[0] == 0
+    assert {path.name for path in (folder / "two").iterdir()} == {
+        "photo_1_dream_1.png",
+        "photo_2_dream_1.png",
+    }
+
+
+def test_a_folder_for_results_that_did_not_come_is_not_left(folder, capsys):
+    code, _, err = call(capsys, "dream", "photo.png", *QUICK, "--layer", "nope", "--out", "new/deep")
+    assert code == 2 and err.count("\n") == 1 and not (folder / "new").exists()
+    (folder / "standing").mkdir()
+    assert call(capsys, "dream", "photo.png", *QUICK, "--layer", "nope", "--out", "standing")[0] == 2
+    assert (folder / "standing").is_dir()
+
+
+def test_a_file_is_no_folder(folder, capsys):
+    (folder / "notes").write_text("mine")
+    code, _, err = call(capsys, "dream", "photo.png", *QUICK, "--out", "notes")
+    assert code == 1 and err.startswith("featviz: --out notes") and err.count("\n") == 1
+    assert (folder / "notes").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(folder, capsys):
+    (folder / "locked").mkdir(mode=0o500)
+    for out in ("locked/x.png", "locked/new"):
+        code, _, err = call(capsys, "dream", "photo.png", *QUICK, "--out", out)
+        assert code == 1 and err.startswith("featviz: ") and "locked" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--strength", "inf"), "strength inf: a number"),
+        (("--step-size", "nan"), "step_size nan: a number"),
+        (("--decay", "1.5"), "decay 1.5: at most 1"),
+        (("--even", "2"), "even 2.0: at most 1"),
+        (("--size", "0"), "size 0: at least 1"),
+        (("--octave-scale", "1"), "octave_scale 1.0: more than 1"),
+        (("--tile", "100", "--size", "200"), "tile 100 leaves nothing"),
+        (("--fps", "90", "--zoom", "2", "--out", "x.gif"), "at most 50"),
+        (("--mean", "a,b"), "--mean 'a,b'"),
+        (("--mask", "own.py"), "own.py: not an image"),
+        (("--labels", "none.txt"), "none.txt"),
+    ],
+)
+def test_settings_outside_their_range_are_one_line(folder, capsys, option, told):
+    code, out, err = call(capsys, "dream", "photo.png", *QUICK, *option)
+    assert code in (1, 2) and out == "" and err.count("\n") == 1
+    assert err.startswith("featviz: ") and told in err
+    assert sorted(p.name for p in folder.iterdir() if p.name != "__pycache__") == ["own.py", "photo.png"]
+
+
+def test_a_network_of_one_size_says_so(folder, capsys):
+    Image.new("RGB", (260, 250), "teal").save("large.png")
+    for name in ("photo.png", "large.png"):
+        options = ("--model", "timm/vit_tiny_patch16_224", "--untrained", "--layer", "layer2")
+        code, _, err = call(capsys, "dream", name, *options, "--steps", "1", "--out", "x.png")
+        assert code == 2 and "takes 224x224 and no other size" in err and err.count("\n") == 1
+    code, _, err = call(capsys, "dream", name, *options, "--steps", "1", "--size", "224", "--out", "x.png")
+    assert code == 2  # 224x215
+    Image.new("RGB", (224, 224), "teal").save("right.png")
+    code, _, err = call(
+        capsys, "dream", "right.png", *options, "--octaves", "1", "--steps", "1", "-o", "x.png"
+    )
+    assert code == 0, err
+
+
+def test_an_error_after_the_first_steps_is_one_line_and_the_place_is_told(folder, capsys):
+    code, out, err = call(
+        capsys, "dream", "photo.png", *QUICK, "--model", "own.py:broken", "--layer", "3", "-o", "x.png"
+    )
+    assert code == 1 and err.count("\n") == 1 and err.startswith("featviz: ")
+    assert out == "x.png\n", "what was kept is a result"
+
+
+def test_rerun_as_a_film_and_back(folder, capsys):
+    call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
+    code, out, err = call(capsys, "rerun", "dream.png", "--set", "zoom=2")
+    assert (code, out) == (0, "dream_rerun.mp4\n"), err
+    assert call(capsys, "rerun", "dream.png", "--set", "zoom=2", "--out", "film.gif")[0] == 0
+    assert opened("film.gif").frames == 2
+    (folder / "film.gif").rename(folder / "FILM.GIF")
+    (folder / "film.gif.json").rename(folder / "FILM.GIF.json")
+    code, out, err = call(capsys, "rerun", "FILM.GIF")
+    assert code == 0 and "byte for byte" in out, err
+    assert call(capsys, "rerun", "FILM.GIF", "--set", "zoom=0")[1] == "FILM_rerun.png\n"
+    assert call(capsys, "rerun", "dream.png", "--set", "zoom=2", "--out", "x.png")[0] == 2
+    assert call(capsys, "rerun", "dream.png", "--out", "x.gif")[0] == 2
+
+
+def test_rerun_finds_a_moved_photo(folder, capsys):
+    call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
+    (folder / "photo.png").rename(folder / "moved.png")
+    code, _, err = call(capsys, "rerun", "dream.png")
+    assert code == 1 and "photo.png" in err and err.count("\n") == 1
+    code, out, _ = call(capsys, "rerun", "dream.png", "--photo", "moved.png")
+    assert code == 0 and "byte for byte" in out
+
+
+def test_a_model_with_weights_and_labels_of_ones_own(folder, capsys):
+    import torch
+
+    sys.path.insert(0, str(folder))
+    try:
+        net = __import__("own").net()
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules["own"]
+    for parameter in net.parameters():
+        parameter.data.mul_(0.5)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, "w.pth")
+    (folder / "names.txt").write_text("cat\ndog\ntiger cat\n")
+    own = (
+        "--weights",
+        "w.pth",
+        "--labels",
+        "names.txt",
+        "--input-size",
+        "48",
+        "--mean",
+        ".5",
+        "--std",
+        ".25",
+    )
+    code, _, err = call(
+        capsys, "dream", "photo.png", *QUICK[:2], *own, *QUICK[4:], "--target", "class:dog", "-o", "x.png"
+    )
+    assert code == 0, err
+    recipe = read_recipe("x.png")
+    assert recipe["target"] == "class:dog" and recipe["model"]["source"]["weights"] == "w.pth"
+    call(capsys, "dream", "photo.png", *QUICK, "--out", "y.png")
+    assert read_recipe("y.png")["model"]["digest"] != recipe["model"]["digest"]
+    assert "byte for byte" in call(capsys, "rerun", "x.png")[1]
+    code, _, err = call(
+        capsys, "dream", "photo.png", *QUICK[:2], *own, "--target", "class:cats", "-o", "z.png"
+    )
+    assert code == 2 and "nearest: cat" in err
+
+
+def test_quiet_prints_nothing(folder, capsys):
+    assert call(capsys, "dream", "photo.png", *QUICK, "--quiet", "--out", "x.png") == (0, "", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("explain",)])
+def test_no_arguments_show_the_help_and_no_empty_error(capsys, arguments):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and "Usage" in out + err and "featviz: \n" not in err
+
+
+def test_a_true_subprocess_has_the_same_manners(folder):
+    command = [sys.executable, "-m", "featviz", "dream", "photo.png", "--model", "own.py:nett"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("featviz: no model 'nett'; nearest: net") and done.stderr.count("\n") == 1

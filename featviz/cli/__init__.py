@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featviz.cli.dream import dream
+from featviz.cli.dream import dream, drop_empty_folders
 from featviz.cli.explain import app as explain
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
@@ -60,11 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
             code = _fail(error, text, 1, debug)
         else:
             code = _fail(error, usage(), 2, debug)
+    finally:
+        drop_empty_folders()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(error: BaseException, text: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"featviz: {' '.join(text.split())}", file=sys.stderr)
+    if text:  # without arguments typer has shown the help, and says nothing
+        print(f"featviz: {' '.join(text.split())}", file=sys.stderr)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ def dream(
 
     wanted = target_of(layer, channel, target)
     files = find_photos(photos)
-    outputs = place_outputs(files, output, f"dream_{slug(wanted)}", ".mp4" if _is_film(settings) else ".png")
+    outputs = place_outputs(files, output, f"dream_{slug(wanted)}", ".mp4" if is_film(settings) else ".png")
     for place in outputs:
         _check_suffix(place, settings, output.overwrite)
     others = {name: read_photo(path) for name, path in (("guide", guide), ("mask", mask)) if path}
@@ -70,8 +71,9 @@ def dream(
         raise FeatvizError(f"{failed} of {len(files)} photos could not be dreamed")
 
 
-def _is_film(settings: DreamSettings) -> bool:
-    return bool(settings.zoom or settings.animate)
+def is_film(settings: Any) -> bool:
+    """Whether a command's settings ask for a film."""
+    return bool(getattr(settings, "zoom", 0) or getattr(settings, "animate", False))
 
 
 def _dream_one(
@@ -100,7 +102,8 @@ def make(recipe: Recipe, place: Path, output: OutputOptions, **ready: Any) -> No
     except NonFiniteScore as error:
         if hasattr(error.image, "save"):
             error.image.save(place, overwrite=output.overwrite)
-            say(str(place))
+            if not output.quiet:
+                print(place)
         raise
     if not output.quiet:
         print(place)
@@ -135,18 +138,41 @@ def place_outputs(files: list[Path], output: OutputOptions, kind: str, suffix: s
         return [out]
     if is_file:
         raise InvalidValue(f"--out {output.out} is one file for {len(files)} photos: name a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     places = [out / f"{file.stem}_{kind}{suffix}" for file in files]
-    return [
-        place if places.count(place) == 1 else place.with_name(f"{file.name}_{kind}{suffix}")
-        for file, place in zip(files, places, strict=True)
-    ]
+    if len(set(places)) < len(places):  # photo.jpg beside photo.png
+        places = [out / f"{file.name}_{kind}{suffix}" for file in files]
+    if len(set(places)) < len(places):  # photo.jpg of several folders
+        places = [out / f"{file.stem}_{n}_{kind}{suffix}" for n, file in enumerate(files, 1)]
+    return places
+
+
+_made: list[Path] = []
+
+
+def _make_folder(folder: Path) -> None:
+    from featviz.errors import OutputError
+
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"--out {folder} cannot be a folder: {problem.strerror}") from problem
+    _made.extend(missing)
+
+
+def drop_empty_folders() -> None:
+    """Remove the folders that were made for results, where none came of it."""
+    for folder in _made:
+        with suppress(OSError):
+            folder.rmdir()
+    _made.clear()
 
 
 def _check_suffix(place: Path, settings: DreamSettings, overwrite: bool) -> None:
     from featviz.output import VIDEO_SUFFIXES, check_output
 
-    if _is_film(settings):
+    if is_film(settings):
         check_output(place, overwrite, VIDEO_SUFFIXES)
     elif place.suffix.lower() in VIDEO_SUFFIXES:
         raise InvalidValue(f"{place} is a film: ask for --zoom FRAMES or --animate")

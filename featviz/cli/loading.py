@@ -27,11 +27,13 @@ def load_from(options: ModelOptions) -> Model:
     )
 
 
-def _numbers(name: str, text: str | None) -> list[float] | None:
+def _numbers(name: str, text: str | None) -> list[float] | float | None:
+    """One number for each channel, or one for all of them."""
     if text is None:
         return None
     try:
-        return [float(part) for part in text.replace(",", " ").split()]
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+        return numbers[0] if len(numbers) == 1 else numbers
     except ValueError:
         raise InvalidValue(f"{name} {text!r}: numbers with commas between, one a channel") from None
 

@@ -66,7 +66,7 @@ def layers(
     if as_json:
         print(json.dumps([_plain(row, deepest) for row in rows], indent=1))
         return
-    shown = rows if every or filter else [row for row in rows if row.alias or row.address.count(".") < 2]
+    shown = rows if every or filter else [row for row in rows if row.alias or _is_part(row)]
     show_table(
         ("layer", "alias", "kind", "channels", "map", "stride", "sees", "good for"),
         [_cells(row, deepest) for row in shown],
@@ -81,6 +81,11 @@ def good_for(layer: Layer, deepest: int | None) -> list[str]:
     uses = ["dream"] if layer.spatial or len(layer.shape) == 3 else []
     uses += ["channel"]
     return uses + (["CAM"] if layer.spatial and layer.stride == deepest else [])
+
+
+def _is_part(layer: Layer) -> bool:
+    """Whether a layer stands near the top of the network, and does something."""
+    return layer.address.count(".") < 2 and layer.kind not in {"Identity", "Dropout", "Flatten"}
 
 
 def _plain(layer: Layer, deepest: int | None) -> dict[str, Any]:

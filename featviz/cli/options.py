@@ -21,7 +21,7 @@ class ModelOptions(Settings):
     model: str = option("efficientnet_lite0", "a model's name, or FILE.py:FACTORY (see featviz models)")
     weights: str | None = option(None, "weights file, .safetensors or .pth", panel="Model")
     untrained: bool = option(False, "random weights, asked for openly", panel="Model")
-    mean: str | None = option(None, "the network's input mean, one number a channel: .5,.5,.5", panel="Model")
+    mean: str | None = option(None, "the network's input mean: .5 or .485,.456,.406", panel="Model")
     std: str | None = option(None, "the network's input deviation, as --mean", panel="Model")
     input_size: str | None = option(None, "the network's input size: PIXELS or ROWSxCOLUMNS", panel="Model")
     labels: str | None = option(None, "file of class names, or the word imagenet", panel="Model")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featviz.cli.dream import make
+from featviz.cli.dream import is_film, make
 from featviz.cli.options import OutputOptions, with_options
 from featviz.errors import InvalidValue, PhotoError, nearest
 
@@ -43,8 +43,8 @@ def rerun(
     source = Path(picture)
     old = Recipe.of(read_recipe(source))
     settings, target = _changed(old, change or [])
-    place = Path(output.out) if output.out else source.with_name(f"{source.stem}_rerun{source.suffix}")
-    check_output(place, output.overwrite, VIDEO_SUFFIXES if source.suffix in VIDEO_SUFFIXES else None)
+    place = Path(output.out) if output.out else _beside(source, settings)
+    check_output(place, output.overwrite, VIDEO_SUFFIXES if is_film(settings) else None)
     torch.set_num_threads(int(old.versions.get("threads", torch.get_num_threads())))
     model = load_model(old, device)
     inputs = {name: _find(name, one, source, photo) for name, one in old.inputs.items()}
@@ -56,6 +56,15 @@ def rerun(
     if not output.quiet and not change:
         for line in _compare(old, new, source, place, model):
             print(line)
+
+
+def _beside(source: Path, settings: Any) -> Path:
+    """`dream.png` -> `dream_rerun.png`, with another suffix where a picture becomes a film or a film one."""
+    from featviz.output import VIDEO_SUFFIXES
+
+    was_film = source.suffix.lower() in VIDEO_SUFFIXES
+    new = {(False, True): ".mp4", (True, False): ".png"}.get((was_film, is_film(settings)), source.suffix)
+    return source.with_name(f"{source.stem}_rerun{new}")
 
 
 def _changed(old: Recipe, changes: list[str]) -> tuple[Any, str]:

@@ -49,9 +49,15 @@ def _limits(values: Tensor, sign: str, norm: str) -> tuple[float, float]:
         return 0.0, 0.0
     rank = max(1, round(len(values) * (0.99 if norm == "p99" else 1.0)))
     if sign == "both":
-        reach = float(values.abs().kthvalue(rank).values)
+        reach = _ranked(values.abs(), rank)
         return -reach, reach
-    return float(values.min()), float(values.kthvalue(rank).values)
+    return float(values.min()), _ranked(values, rank)
+
+
+def _ranked(values: Tensor, rank: int) -> float:
+    """The value of a rank; where that is the least one still, as in a map of few points, the largest."""
+    found = values.kthvalue(rank).values
+    return float(found if found > values.min() else values.max())
 
 
 def scaled(values: Tensor, low: float, high: float, name: str = "the map") -> Tensor:
@@ -62,10 +68,12 @@ def scaled(values: Tensor, low: float, high: float, name: str = "the map") -> Te
             f"{name}: {int(bad.sum())} of {bad.numel()} values are not finite", EmptyMap, stacklevel=3
         )
         values = values.masked_fill(bad, 0.0)
-    if not high > low:
-        why = "all zero" if low == high == 0 else f"constant at {low:g}"
+    zero = min(max(-low / (high - low), 0.0), 1.0) if high > low else 0.0
+    first = float(values.flatten()[0])
+    if not high > low or bool((values == first).all()):
+        why = "all zero" if first == 0 else f"constant at {first:g}"
         warnings.warn(f"{name} is {why}: nothing to show", EmptyMap, stacklevel=3)
-        return torch.zeros_like(values)
+        return torch.full_like(values, zero)
     return ((values - low) / (high - low)).clamp(0, 1)
 
 
@@ -82,6 +90,8 @@ def heatmap(
 ) -> Tensor:
     """A signed map `(h, w)` in colours `(1, 3, h, w)`; by default blue-red for both signs, else inferno."""
     chosen = cmap or ("blue-red" if sign == "both" else "inferno")
+    if sign == "both" and low == high:
+        low, high = -1.0, 1.0  # nothing to show, so the colour of 0 and not of the lowest value
     return colourise(scaled(values, low, high, name), chosen)
 
 
