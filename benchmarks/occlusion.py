@@ -65,7 +65,7 @@ def main() -> None:
         "pairs": [(round(a, 2), round(b, 2)) for a, b in pairs],
         "ratio_median": round(statistics.median(ratios), 2),
         "ratio_range": (round(ratios[0], 2), round(ratios[-1], 2)),
-        "largest_relative_difference": difference,
+        "largest_difference_over_largest_drop": difference,  # float32: the logits are many times the drops
         "classes_scored": {"captum": 1, "featviz": 1000},
         "threads": options.threads,
     }

@@ -51,7 +51,9 @@ with {versions}.
 captum misses activations that are no `nn.ReLU` module of their own: it is shown a *twin*, the same network \
 with one such module for each call (`tests/oracles.py`). torchcam cuts its maps at 0, so ours are cut \
 for the comparison. The sign of an eigen-cam is free. Both tools of class activation maps keep a layer's \
-output without a copy, so the layers compared are ones that no in-place operation follows.
+output without a copy, so the layers compared are ones that no in-place operation follows. The quotient \
+of grad-cam++ has a pole where a channel's sum is negative, as at layers without a ReLU (`blocks.4` of \
+efficientnet_lite0): there rounding counts for more.
 """
 
 
