@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featviz.api import dream, explain, render
     from featviz.backward import relu_rule
-    from featviz.layer_table import Layer, layer_table
+    from featviz.layer_table import Layer
     from featviz.models import load
     from featviz.objectives import channel, class_, direction, layer, neuron
     from featviz.output.results import Film, Picture
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "featviz.api": ("dream", "explain", "render"),
     "featviz.backward": ("relu_rule",),
-    "featviz.layer_table": ("Layer", "layer_table"),
+    "featviz.layer_table": ("Layer",),
     "featviz.models": ("load",),
     "featviz.objectives": ("channel", "class_", "direction", "layer", "neuron"),
     "featviz.output.results": ("Film", "Picture"),
@@ -38,7 +38,7 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 — in the order of the table above
-    "dream", "explain", "render", "relu_rule", "Layer", "layer_table", "load", "channel", "class_",
+    "dream", "explain", "render", "relu_rule", "Layer", "load", "channel", "class_",
     "direction", "layer", "neuron", "Film", "Picture", "fourier", "pixels", "Recipe", "run",
     "DreamSettings", "RenderSettings", "objective_of", "Model", "Objective",
 ]  # fmt: skip

@@ -157,7 +157,7 @@ def _runner(model: Model, image: Tensor, filled: Tensor) -> tuple[Runner, Tensor
 def _fast(graph: fx.GraphModule, picture: Tensor, filled: Tensor) -> tuple[Runner, Tensor]:
     """A runner on the graph, and the outputs of the picture as it is.
 
-    Channels last was faster on a CPU for each of nine architectures, by 2 to 150 %; a rule rather than
+    Channels last was faster on a CPU for each of eight architectures, by 2 to 150 %; a rule rather than
     a timed trial, which on a busy machine chooses by chance, and then the last bits are not the same again.
     Cutting and pasting pays on a CPU; a GPU would wait for the many small copies.
     """
