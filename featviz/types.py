@@ -170,7 +170,10 @@ Precondition: TypeAlias = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """What the ascent yields after each step: its number from 1, scores `(b,)` before it, image after it."""
+    """What the ascent yields after each step: its number from 1, scores `(b,)` before it, image after it.
+
+    The image of a pixel parameterization is the one being optimised: clone it to keep it past the next step.
+    """
 
     index: int
     scores: Tensor
