@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from featviz.settings import Settings, option
 
@@ -18,6 +18,16 @@ class ExplainSettings(Settings):
     norm: str = option("auto", "range shown: auto, minmax, p99, shared, none", panel="Display")
     cmap: str = option("", "viridis, inferno, blue-red, grey", panel="Display")
     alpha: float = option(0.6, "how far the map covers the photo", at_least=0, panel="Display")
+    margin: bool = option(
+        True, "with several targets, also the first's lead over the second", panel="Display"
+    )
+    show: str = option("figure", "what is saved: figure, overlay, heatmap, mask", panel="Display")
+    mask: bool = option(False, "show the photo where the map is strong, and nothing else", panel="Display")
+    boxes: bool = option(False, "draw a box around where the map is strong", panel="Display")
+    threshold: float = option(
+        0.5, "strong: the largest part above so much of the maximum", above=0, at_most=1, panel="Display"
+    )
+    check: bool = option(False, "test the map, and say what the tests found (slower)")
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,9 @@ class PercentileSettings(LayerSettings):
 class OcclusionSettings(ExplainSettings):
     """Occlusion by sliding windows."""
 
-    windows: str = option("32,64,96", "sides of the windows in pixels, all in one map")
+    window: str = option(
+        "auto", "sides of the windows in pixels, all in one map; auto: 32,64,96 at 224 pixels, in proportion"
+    )
     stride: int | None = option(None, "pixels between windows, by default half a window", at_least=1)
     fill: str = option("noise", "what hides: noise, mean, black, grey, blur")
     score: str = option("logit", "what drops: logit, prob, logprob, margin, or inverse for 1/s")
@@ -96,6 +108,25 @@ class KernelSettings(Settings):
     cell: int = option(64, "side of a kernel's picture in pixels", at_least=8)
 
 
+@dataclass(frozen=True)
+class SeveralSettings(PercentileSettings):
+    """Several methods side by side."""
+
+    method: str = option("", "method, may repeat; without it all", many=True)
+    masks: int = option(500, "random masks of RISE", at_least=1)
+    seed: int = option(0, "the same seed gives the same maps", at_least=0)
+
+
+@dataclass(frozen=True)
+class CheckSettings(SeveralSettings):
+    """Several methods, tested."""
+
+    method: str = option(
+        "", "method, may repeat; by default gradient, guided-backprop and grad-cam", many=True
+    )
+    check: bool = option(True, "test the maps", panel="Display")
+
+
 METHOD_SETTINGS: dict[str, type[ExplainSettings]] = {
     "gradient": ExplainSettings,
     "input-x-gradient": ExplainSettings,
@@ -117,5 +148,15 @@ METHOD_SETTINGS: dict[str, type[ExplainSettings]] = {
 }
 """Method -> its settings; each is given to the method by name."""
 
-DISPLAY = ("size", "sign", "norm", "cmap", "alpha")
+EXPLAIN_SETTINGS: dict[str, type[ExplainSettings]] = {
+    **METHOD_SETTINGS,
+    "all": SeveralSettings,
+    "check": CheckSettings,
+}
+"""Subcommand of explain -> its settings."""
+
+CHECKED = ("gradient", "guided-backprop", "grad-cam")
+"""What `explain check` tests where no method is named."""
+
+DISPLAY = tuple(setting.name for setting in fields(ExplainSettings))
 """Settings that are not the method's own."""

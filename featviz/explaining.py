@@ -1,46 +1,115 @@
-"""From a method, a photo and targets to explanations: sizes, layers, percentiles, probabilities."""
+"""From methods, a photo and targets to explanations: sizes, layers, percentiles, probabilities, checks."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from featviz.attribution import METHODS
+from featviz.attribution.sweeps import Sweep
 from featviz.deepdream import resize
-from featviz.errors import InvalidValue
-from featviz.explain_settings import DISPLAY, ExplainSettings
+from featviz.errors import InvalidValue, MethodNotFound, NotApplicable
+from featviz.explain_settings import CHECKED, DISPLAY, METHOD_SETTINGS, ExplainSettings
 from featviz.layers import activations, fits, frozen
-from featviz.output.explanations import Display, Explanation, Explanations
+from featviz.output.display import Display
+from featviz.output.explanations import Explanation, Explanations
 from featviz.targets import objective_of
 from featviz.types import OUTPUT, Attribution, Model, Objective
+
+WITHOUT_TARGET = ("eigen-cam",)
+"""Methods whose map is the same for every target, so that a margin has no meaning."""
 
 
 def explain(
     model: Model,
     photo: Tensor,
-    method: str,
+    command: str,
     targets: Sequence[str | Objective],
     settings: ExplainSettings,
     recipe: Mapping[str, Any] | None = None,
+    sweep: Sweep | None = None,
 ) -> Explanations:
-    """Every target's map by one method on a photo `(1, 3, h, w)`, for each layer and percentile asked for.
+    """Every target's map on a photo `(1, 3, h, w)`, for each method, layer and percentile asked for.
 
-    The network sees the photo at its input size; the maps come in that size.
+    `command` is a method, or all or check for several. The network sees the photo at its input size; the
+    maps come in that size. With several targets there is also the first's lead over the second.
     """
     image = fitted_to(model, photo.to(model.device), settings.size)
     objectives = [objective_of(model, target) for target in targets]
     found: list[Attribution] = []
-    for values in _variants(settings):
-        found += METHODS[method](model, image, objectives, **values)
+    missing: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for method, own in methods_of(command, settings).items():
+        start = time.perf_counter()
+        try:
+            found += _maps(model, image, method, objectives, own, sweep)
+        except NotApplicable as reason:
+            if method == command:
+                raise
+            missing[method] = str(reason)
+        seconds[method] = time.perf_counter() - start
     if all(objective.layers == (OUTPUT,) for objective in objectives):
         found = _with_probabilities(model, image, objectives, found)
-    display = Display(settings.sign, settings.norm, settings.cmap, settings.alpha)
+    return _shown(image, found, settings, recipe or {}, missing, seconds)
+
+
+def methods_of(command: str, settings: ExplainSettings) -> dict[str, ExplainSettings]:
+    """Method -> its settings; of all and check each method takes what it has of theirs."""
+    if command in METHOD_SETTINGS:
+        return {command: settings}
+    values = settings.plain()
+    named = [name.strip() for name in values["method"].split(",") if name.strip()]
+    chosen = named or (list(CHECKED) if command == "check" else list(METHOD_SETTINGS))
+    for name in chosen:
+        if name not in METHOD_SETTINGS:
+            raise MethodNotFound(name, METHOD_SETTINGS)
+    made = {}
+    for name in chosen:
+        own = {setting.name for setting in fields(METHOD_SETTINGS[name])}
+        made[name] = METHOD_SETTINGS[name](**{key: value for key, value in values.items() if key in own})
+    return made
+
+
+def _maps(
+    model: Model,
+    image: Tensor,
+    method: str,
+    objectives: Sequence[Objective],
+    settings: ExplainSettings,
+    sweep: Sweep | None,
+) -> list[Attribution]:
+    """One method's maps, target by target within each layer and percentile, the margin last."""
+    lead = settings.margin and len(objectives) > 1 and method not in WITHOUT_TARGET
+    lead = lead and getattr(settings, "score", "") != "inverse"  # 1/(s - t) tells nothing
+    explained = [*objectives, objectives[0] - objectives[1]] if lead else list(objectives)
+    ready = {"sweep": sweep} if method == "occlusion" and sweep is not None else {}
+    found: list[Attribution] = []
+    for values in _variants(settings):
+        made = METHODS[method](model, image, explained, **values, **ready)
+        if lead:
+            made[-1] = replace(made[-1], notes={**made[-1].notes, "margin": True})
+        found += made
+    return found
+
+
+def _shown(
+    image: Tensor,
+    found: Sequence[Attribution],
+    settings: ExplainSettings,
+    recipe: Mapping[str, Any],
+    missing: Mapping[str, str],
+    seconds: Mapping[str, float],
+) -> Explanations:
+    names = [setting.name for setting in fields(Display)]
+    display = Display(**{name: value for name, value in settings.plain().items() if name in names})
     shown = image.detach().cpu()
-    return Explanations(tuple(Explanation.of(each, shown, recipe or {}, display) for each in found))
+    maps = tuple(Explanation.of(each, shown, recipe, display) for each in found)
+    return Explanations(maps, settings.norm, missing, seconds)
 
 
 def top_classes(model: Model, photo: Tensor, count: int, size: int | None = None) -> list[str]:
@@ -67,11 +136,16 @@ def fitted_to(model: Model, photo: Tensor, shorter: int | None = None) -> Tensor
     return resize(photo, size if fits(model, [OUTPUT], size) else model.input_size)
 
 
+def windows_of(text: str) -> list[int] | None:
+    """The sides of occlusion's windows; None for auto."""
+    return None if text == "auto" else [int(each) for each in _numbers("window", text)]
+
+
 def _variants(settings: ExplainSettings) -> list[dict[str, Any]]:
     """The method's own settings, once for each layer and percentile; lists of numbers read."""
     values = {name: value for name, value in settings.plain().items() if name not in DISPLAY}
-    if "windows" in values:
-        values["windows"] = [int(each) for each in _numbers("windows", values["windows"])]
+    if "window" in values:
+        values["windows"] = windows_of(values.pop("window"))
     variants = [values]
     if "layer" in values:
         variants = [{**v, "layer": name.strip()} for v in variants for name in values["layer"].split(",")]
@@ -93,12 +167,10 @@ def _with_probabilities(
 ) -> list[Attribution]:
     """The same maps with the softmax probability in their notes where the target is one class."""
     logits = class_logits(model, image)
-    chances = logits.double().softmax(0)
-    made = []
-    for i, each in enumerate(found):
+    chances = {}
+    for objective in objectives:
         # on one-hot outputs a class's objective is 1 at its own number and 0 elsewhere
-        weights = objectives[i % len(objectives)].measure({OUTPUT: torch.eye(len(logits))}).double()
-        one_class = bool(weights.max() == 1 and weights.abs().sum() == 1)
-        notes = {"probability": float(chances @ weights)} if one_class else {}
-        made.append(replace(each, notes={**each.notes, **notes}))
-    return made
+        weights = objective.measure({OUTPUT: torch.eye(len(logits))}).double()
+        if bool(weights.max() == 1 and weights.abs().sum() == 1):
+            chances[objective.name] = {"probability": float(logits.double().softmax(0) @ weights)}
+    return [replace(each, notes={**each.notes, **chances.get(each.target, {})}) for each in found]

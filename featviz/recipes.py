@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from featviz.errors import ModelError, RecipeError
-from featviz.explain_settings import METHOD_SETTINGS, ActivationSettings, KernelSettings
+from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
 from featviz.output.photos import Photo
 from featviz.settings import DreamSettings, RenderSettings, Settings
 from featviz.types import Model
@@ -22,7 +22,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "render": RenderSettings,
     "activations": ActivationSettings,
     "kernels": KernelSettings,
-    **{f"explain {method}": settings for method, settings in METHOD_SETTINGS.items()},
+    **{f"explain {method}": settings for method, settings in EXPLAIN_SETTINGS.items()},
 }
 """Command -> its settings."""
 

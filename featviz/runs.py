@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
+from featviz.attribution.sweeps import Sweep
 from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
 from featviz.errors import NonFiniteScore
-from featviz.explain_settings import METHOD_SETTINGS, ActivationSettings, KernelSettings
+from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
 from featviz.explaining import explain, fitted_to
 from featviz.output.explanations import Explanations
 from featviz.output.photos import Photo, read_photo
@@ -44,6 +45,9 @@ class Progress:
 BETWEEN_TARGETS = " | "
 """What stands between the targets of one explanation's recipe."""
 
+Made: TypeAlias = "Picture | Film | Explanations"
+"""What a run gives."""
+
 Watch = Callable[[Progress], bool | None]
 """Called after each step; a true answer ends the run with the picture as it stands."""
 
@@ -55,11 +59,12 @@ def run(
     inputs: Mapping[str, Photo] | None = None,
     watch: Watch | None = None,
     objective: Objective | None = None,
-) -> Picture | Film | Explanations:
+    **ready: Any,
+) -> Made:
     """Make what a recipe describes.
 
     `model` and `inputs` spare loading what is in memory already; `objective` is the recipe's target where
-    its text does not say all, such as a direction made in memory.
+    its text does not say all, such as a direction made in memory; `sweep` is what occlusion may start from.
 
     A run that `watch` ends early gives its picture as it stands, with the status interrupted;
     `NonFiniteScore` carries the last good one.
@@ -71,7 +76,7 @@ def run(
         if name not in photos:
             photos[name] = read_photo(one["path"])
     target = objective or recipe.target
-    return RUNNERS[recipe.command](recipe, model, target, photos, watch or (lambda _: False))
+    return RUNNERS[recipe.command](recipe, model, target, photos, watch or (lambda _: False), **ready)
 
 
 @dataclass(frozen=True)
@@ -200,12 +205,17 @@ def _run_render(
 
 
 def _run_explain(
-    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+    recipe: Recipe,
+    model: Model,
+    target: str | Objective,
+    photos: Mapping[str, Photo],
+    watch: Watch,
+    sweep: Sweep | None = None,
 ) -> Explanations:
-    method = recipe.command.removeprefix("explain ")
-    settings = METHOD_SETTINGS[method].make(**recipe.settings)
+    command = recipe.command.removeprefix("explain ")
+    settings = EXPLAIN_SETTINGS[command].make(**recipe.settings)
     targets = [target] if isinstance(target, Objective) else target.split(BETWEEN_TARGETS)
-    return explain(model, photos["photo"].image, method, targets, settings, recipe.plain())
+    return explain(model, photos["photo"].image, command, targets, settings, recipe.plain(), sweep)
 
 
 def _run_activations(
@@ -235,11 +245,11 @@ def _run_kernels(
     return Picture(from_pil(kernel_sheet(kernels(model), cell=settings.cell, title=title))[0], recipe.plain())
 
 
-RUNNERS: dict[str, Callable[..., Picture | Film | Explanations]] = {
+RUNNERS: dict[str, Callable[..., Made]] = {
     "dream": _run_dream,
     "render": _run_render,
     "activations": _run_activations,
     "kernels": _run_kernels,
-    **{f"explain {method}": _run_explain for method in METHOD_SETTINGS},
+    **{f"explain {method}": _run_explain for method in EXPLAIN_SETTINGS},
 }
 """Command -> what makes its result."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -100,8 +100,8 @@ class Objective:
     __radd__ = __add__
 
     def __mul__(self, weight: float) -> Objective:
-        name = f"({self.name})" if " " in self.name else self.name
-        return Objective(self.layers, lambda acts: weight * self.measure(acts), f"{weight:g}*{name}")
+        name = f"{weight:g}*{_as_term(self.name)}"
+        return Objective(self.layers, lambda acts: weight * self.measure(acts), name)
 
     __rmul__ = __mul__
 
@@ -109,7 +109,14 @@ class Objective:
         return self * -1.0
 
     def __sub__(self, other: Objective) -> Objective:
-        return self + (-other)
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return replace(self + (-other), name=f"{self.name} - {_as_term(other.name)}")
+
+
+def _as_term(name: str) -> str:
+    """The name of a sum in brackets, any other as it is."""
+    return f"({name})" if " + " in name or " - " in name else name
 
 
 @dataclass(frozen=True)

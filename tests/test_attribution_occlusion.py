@@ -17,7 +17,7 @@ from featviz.attribution.incremental import Incremental
 from featviz.attribution.occlusion import FILLS, Sweep, occlusion, sweep
 from featviz.attribution.probes import Probe, Whole
 from featviz.attribution.rise import rise
-from featviz.attribution.sweeps import filling, grid
+from featviz.attribution.sweeps import filling, grid, steps
 from featviz.errors import InvalidValue, UnknownName
 from featviz.objectives import channel, class_
 from featviz.types import Model, derive_seed
@@ -208,6 +208,7 @@ def test_one_sweep_answers_for_every_class_without_a_forward(tiny, image, tmp_pa
             raise AssertionError("a forward")
 
     blind = Model(Broken(), "blind")
+    blind.__dict__["digest"] = tiny.digest  # it passes for the swept network
     for index in range(5):
         (again,) = occlusion(blind, image, [class_(index)], sweep=kept)
         (alone,) = occlusion(tiny, image, [class_(index)], windows=[24, 16], seed=9)
@@ -229,7 +230,7 @@ def test_a_sweep_and_a_channel(tiny, image):
 def test_npz_round_trip(tiny, image, tmp_path):
     made = sweep(tiny, image, windows=[20, 32], stride=9, fill="mean", seed=4)
     again = Sweep.load(made.save(tmp_path / "s.npz"))
-    assert (again.model, again.size, again.fill, again.seed) == ("tiny", (45, 61), "mean", 4)
+    assert (again.model, again.size, again.fill, again.seed) == (tiny.digest, (45, 61), "mean", 4)
     assert torch.equal(again.outputs, made.outputs)
     assert [h.window for h in again.hidden] == [20, 32]
     for one, other in zip(again.hidden, made.hidden, strict=True):
@@ -240,6 +241,26 @@ def test_npz_round_trip(tiny, image, tmp_path):
     for name in ("junk.npz", "missing.npz"):
         with pytest.raises(InvalidValue, match=name):
             Sweep.load(tmp_path / name)
+
+
+def test_a_sweep_of_something_else_is_refused(tiny, image):
+    kept = sweep(tiny, image, windows=[24, 16])
+    with pytest.raises(InvalidValue, match="another picture"):
+        occlusion(tiny, image.flip(3), [class_(0)], sweep=kept)
+    other = tiny_model()
+    other.net.head.bias.data[0] += 1
+    with pytest.raises(InvalidValue, match="other weights"):
+        occlusion(other, image, [class_(0)], sweep=kept)
+    with pytest.raises(InvalidValue, match="window 20: the scores are of 24, 16"):
+        occlusion(tiny, image, [class_(0)], windows=[20], sweep=kept)
+    (some,) = occlusion(tiny, image, [class_(0)], windows=[16], sweep=kept)
+    (alone,) = occlusion(tiny, image, [class_(0)], windows=[16])
+    assert relative(some.map, alone.map) < 5e-6
+
+
+@pytest.mark.parametrize(("side", "windows"), [(224, [32, 64, 96]), (35, [5, 10, 15]), (2, [1])])
+def test_windows_go_with_the_picture(side, windows):
+    assert [window for window, _ in steps((side, side + 9), None, None)] == windows
 
 
 def test_batch_size_changes_nothing(tiny, image):

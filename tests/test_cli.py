@@ -1,5 +1,6 @@
 """The command line as a person meets it: results, refusals, Ctrl-C."""
 
+import csv
 import json
 import os
 import signal
@@ -309,14 +310,62 @@ def test_explain_writes_a_figure_and_numbers(folder, capsys):
         code, _, err = call(capsys, "explain", "grad-cam", "photo.png", *own, "--layer", "3", "--out", name)
         assert code == 0, err
     data = json.loads((folder / "why.json").read_text())["explanations"]
-    assert [each["target"] for each in data] == ["class:0", "class:2"]
-    assert sum(each["notes"]["probability"] for each in data) < 1
+    assert [each["target"] for each in data] == ["class:0", "class:2", "class:0 - class:2"]
+    assert sum(each["notes"]["probability"] for each in data[:2]) < 1
     with np.load("why.npz") as arrays:
         assert arrays["raw_0"].shape == (8, 12) and arrays["map_1"].shape == (32, 48)
     assert call(capsys, "rerun", "why.png")[1].strip().endswith("as why.png")
-    assert call(capsys, "explain", "occlusion", "photo.png", *own, "--windows", "8", "-o", "occ.png")[0] == 0
+    assert call(capsys, "explain", "occlusion", "photo.png", *own, "--window", "8", "-o", "occ.png")[0] == 0
     picture = np.asarray(opened("occ.png").convert("RGB"))
     assert picture.std() > 10
+
+
+def test_occlusions_scores_are_kept_and_used_again(folder, capsys):
+    own = ("photo.png", "--model", "own.py:net", "--size", "32", "--fill", "grey")
+    code, _, err = call(
+        capsys, "explain", "occlusion", *own, "-c", "1", "--save-scores", "s.npz", "-o", "1.npz"
+    )
+    assert code == 0, err
+    for extra, name in ((("--scores", "s.npz"), "2.npz"), ((), "3.npz")):
+        assert call(capsys, "explain", "occlusion", *own, "-c", "2", *extra, "-o", name)[0] == 0
+    with np.load("2.npz") as kept, np.load("3.npz") as fresh:
+        np.testing.assert_allclose(kept["map_0"], fresh["map_0"], rtol=1e-5, atol=1e-7)
+        made, alone = (json.loads(str(each["about"])) for each in (kept, fresh))
+    assert made["explanations"][0]["notes"]["forwards"] == 0 < alone["explanations"][0]["notes"]["forwards"]
+    assert made["recipe"]["settings"]["fill"] == "grey" and made["recipe"]["settings"]["window"] == "5,9,14"
+    again = call(capsys, "explain", "occlusion", *own, "--save-scores", "s.npz", "-o", "4.png")
+    assert again[0] == 1 and "s.npz" in again[2]
+    assert not (folder / "4.png").exists()
+
+
+def test_a_folder_of_photos_has_a_summary_that_tells_what_failed(folder, capsys):
+    (folder / "in").mkdir()
+    photo = (folder / "photo.png").read_bytes()
+    for name, data in (("a.png", photo), ("b.png", photo[:200]), ("c.png", photo)):
+        (folder / "in" / name).write_bytes(data)
+    own = ("--model", "own.py:net", "--size", "32", "-c", "0", "-c", "1", "--no-margin", "-o", "out")
+    code, _, err = call(capsys, "explain", "gradient", "in", *own)
+    assert code == 1 and "1 of 3" in err and "b.png" in err
+    summary = (folder / "out" / "gradient_summary.csv").read_text()
+    lines = list(csv.DictReader(summary.splitlines()))
+    assert [Path(line["photo"]).name for line in lines] == ["a.png", "a.png", "b.png", "c.png", "c.png"]
+    assert lines[2]["error"] and not lines[2]["score"]
+    assert float(lines[0]["probability"]) + float(lines[1]["probability"]) < 1
+    assert (folder / lines[4]["output"]).exists()
+    code, _, err = call(capsys, "explain", "gradient", "in", *own)
+    assert code == 1 and "exists" in err
+
+
+def test_all_methods_on_one_sheet(folder, capsys):
+    own = ("--model", "own.py:net", "--size", "32", "-c", "0", "--masks", "5")
+    code, _, err = call(capsys, "explain", "all", "photo.png", *own, "-o", "all.png")
+    assert code == 0, err
+    assert opened("all.png").width > 6 * 320
+    few = ("--method", "gradient", "--method", "rise", "-o", "two.json")
+    assert call(capsys, "explain", "all", "photo.png", *own, *few)[0] == 0
+    data = json.loads((folder / "two.json").read_text())
+    assert [each["method"] for each in data["explanations"]] == ["gradient", "rise"]
+    assert set(data["seconds"]) == {"gradient", "rise"}
 
 
 def test_sheets_of_activations_and_kernels(folder, capsys):

@@ -1,16 +1,19 @@
 """From methods to explanations: settings, several layers and targets, what is shown."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import tiny_model
 
 from featviz.attribution import METHODS
-from featviz.errors import InvalidValue
-from featviz.explain_settings import DISPLAY, METHOD_SETTINGS
-from featviz.explaining import class_logits, explain, fitted_to, top_classes
+from featviz.errors import InvalidValue, MethodNotFound
+from featviz.explain_settings import DISPLAY, EXPLAIN_SETTINGS, METHOD_SETTINGS
+from featviz.explaining import class_logits, explain, fitted_to, methods_of, top_classes, windows_of
 from featviz.output.colour import COLOURMAPS, colourise
+from featviz.output.display import Display, ranges
+from featviz.output.explanations import BOX
 from featviz.output.overlays import EmptyMap, limits, overlay, region, scaled, signed
 
 
@@ -21,9 +24,9 @@ def test_settings_are_the_methods_own(method):
     for name, value in METHOD_SETTINGS[method]().plain().items():
         if name in DISPLAY:
             continue
-        default = arguments[name].default
-        if name == "windows":
-            value = tuple(int(each) for each in value.split(","))
+        default = arguments["windows" if name == "window" else name].default
+        if name == "window":
+            value = windows_of(value)
         elif name == "percentile":
             value = float(value)
         assert value == default, name
@@ -42,11 +45,11 @@ def test_targets_layers_and_percentiles_make_a_table(small_photo):
     assert shown[:3] == [
         ("conv2", 50, "class:tabby"),
         ("conv2", 50, "class:dog"),
-        ("conv2", 90, "class:tabby"),
+        ("conv2", 50, "class:tabby - class:dog"),
     ]
-    assert len(shown) == 8
+    assert len(shown) == 12
     width, height = made.to_pil().size
-    assert width > 3 * 320 and height > 4 * 213
+    assert width > 4 * 320 and height > 4 * 213
 
 
 def test_probabilities_are_the_softmax(small_photo):
@@ -116,3 +119,77 @@ def test_the_largest_part_and_its_box():
     assert found.box == (2, 3, 5, 7) and int(found.mask.sum()) == 12
     assert region(values, 0.9).box == (0, 0, 1, 1)
     assert region(torch.zeros(3, 3)).box is None
+
+
+def test_the_margin_is_the_first_classes_map_less_the_seconds(small_photo):
+    settings = METHOD_SETTINGS["gradient"](size=32)
+    first, second, lead = explain(
+        tiny_model(), small_photo, "gradient", ["class:3", "class:0"], settings
+    ).maps
+    assert lead.notes["margin"] is True and lead.display.sign == "both"
+    torch.testing.assert_close(lead.raw, first.raw - second.raw)
+    assert abs(lead.score - (first.score - second.score)) < 1e-5
+    alone = replace(settings, margin=False)
+    assert len(explain(tiny_model(), small_photo, "gradient", ["class:3", "class:0"], alone).maps) == 2
+
+
+def test_classes_share_a_range_and_layers_do_not(small_photo):
+    settings = METHOD_SETTINGS["grad-cam"](layer="conv2,conv3", size=32)
+    maps = explain(tiny_model(), small_photo, "grad-cam", ["class:1", "class:2"], settings).maps
+    within = ranges(maps, [each.display for each in maps], "auto")
+    for row in (0, 3):
+        two = torch.stack([maps[row].map, maps[row + 1].map]).clamp(min=0)
+        assert within[row] == within[row + 1] == (float(two.min()), float(two.max()))
+    assert within[0] != within[3]
+    for i, each in enumerate(ranges(maps, [each.display for each in maps], "minmax")):
+        shown = maps[i].map.clamp(min=0) if i not in (2, 5) else maps[i].map
+        assert each[1] == pytest.approx(float(shown.abs().max()))
+
+
+def test_all_has_every_method_that_applies(small_photo):
+    settings = EXPLAIN_SETTINGS["all"](size=32, masks=5)
+    made = explain(tiny_model(), small_photo, "all", ["class:1"], settings)
+    assert [each.method for each in made.maps] == [name for name in METHODS if name not in made.missing]
+    assert set(made.missing) <= {"cam"} and set(made.seconds) == set(METHODS)
+    assert made.to_pil().width > 6 * 320
+
+
+def test_all_takes_the_methods_named_and_their_settings():
+    values = {"method": "rise,percentile-cam", "masks": 7, "percentile": "90", "sign": "both"}
+    own = methods_of("all", EXPLAIN_SETTINGS["all"](**values))
+    assert list(own) == ["rise", "percentile-cam"]
+    assert own["rise"].masks == 7 and own["rise"].cells == 7
+    assert own["percentile-cam"].percentile == "90" and own["percentile-cam"].sign == "both"
+    with pytest.raises(MethodNotFound, match="nearest: rise"):
+        methods_of("all", EXPLAIN_SETTINGS["all"](method="rize"))
+
+
+def test_a_region_of_a_gradient_is_no_single_pixel():
+    """A bright pixel far off has less of its neighbourhood than a patch of half its strength."""
+    values = torch.zeros(64, 96)
+    values[5, 80] = -2.0
+    values[30:50, 20:45] = 1.0
+    found = Display(sign="abs").region(values)
+    top, left, bottom, right = found.box
+    assert abs(top - 30) <= 2 and abs(bottom - 50) <= 2 and abs(left - 20) <= 2 and abs(right - 45) <= 2
+
+
+@pytest.mark.parametrize("show", ["overlay", "heatmap", "mask"])
+def test_pictures_without_captions_have_the_photos_size(small_photo, show):
+    settings = METHOD_SETTINGS["grad-cam"](layer="conv2", show=show, size=64)
+    made = explain(tiny_model(), small_photo, "grad-cam", ["class:1", "class:2"], settings)
+    picture = made.to_pil()
+    assert picture.size == (3 * 96, 64)
+    if show == "mask":
+        assert {colour for _, colour in picture.getcolors()} == {(0, 0, 0), (255, 255, 255)}
+    with pytest.raises(InvalidValue, match="nearest: mask"):
+        replace(made.maps[0].display, show="masc")
+
+
+def test_boxes_are_drawn_where_the_region_is(small_photo):
+    settings = METHOD_SETTINGS["grad-cam"](layer="conv2", boxes=True, size=64)
+    (each,) = explain(tiny_model(), small_photo, "grad-cam", ["class:1"], settings).maps
+    top, left, bottom, right = each.region.box
+    assert each.overlay().getpixel((left, top)) == each.overlay().getpixel((right - 1, bottom - 1)) == BOX
+    strong = each.map.clamp(min=0) >= 0.5 * each.map.max()
+    assert bool((each.region.mask <= strong).all())

@@ -38,7 +38,7 @@ def occlusion(
     image: Tensor,
     objectives: Sequence[Objective],
     *,
-    windows: Sequence[int] = (32, 64, 96),
+    windows: Sequence[int] | None = None,
     stride: int | None = None,
     fill: str = "noise",
     score: str = "logit",
@@ -53,13 +53,15 @@ def occlusion(
     A window adds the drop f(x) − f(x hidden) to the pixels that it hides, and a pixel's value is the
     mean over the windows on it, or with `overlap="sum"` their sum. `score="inverse"` adds 1/s, s the
     score with the window hidden; `overlap="auto"` is the sum there and the mean elsewhere. prob, logprob
-    and margin are of classes only. A `sweep` made before answers for classes without a forward; windows,
-    stride, fill and seed are then its own. `coarse_to_fine` interpolates what is not near a large value.
-    Raises `InvalidValue`, `UnknownName`.
+    and margin are of classes only. A `sweep` made before answers for classes without a forward; stride, fill
+    and seed are then its own, and `windows` chooses among its windows. `coarse_to_fine` interpolates what is
+    not near a large value. Raises `InvalidValue`, `UnknownName`.
     """
     size = sweeps.size_of(image)
-    _check(objectives, score, overlap, sweep, coarse_to_fine, size)
+    _check(objectives, score, overlap, sweep, coarse_to_fine)
     if sweep is not None:
+        sweep.check(model, image)
+        sweep = sweep.only(windows) if windows is not None else sweep
         fill, seed = sweep.fill, sweep.seed
     if overlap == "auto":
         overlap = "sum" if score == "inverse" else "mean"
@@ -87,7 +89,6 @@ def _check(
     overlap: str,
     sweep: Sweep | None,
     coarse: bool,
-    size: tuple[int, int],
 ) -> None:
     check_score(score, list(SCORES))
     if overlap not in OVERLAPS:
@@ -95,18 +96,16 @@ def _check(
     others = beyond_outputs(objectives)
     if others and score not in ("logit", "inverse"):
         raise InvalidValue(f"score {score} of {others[0].name}: only classes have one; take logit or inverse")
-    if sweep is not None and sweep.size != size:
-        raise InvalidValue("a sweep of {}x{} for an image of {}x{}".format(*sweep.size, *size))
     if sweep is not None and coarse:
         raise InvalidValue("coarse to fine with a sweep: the sweep has every place already")
 
 
 def _places(
-    size: tuple[int, int], windows: Sequence[int], stride: int | None, sweep: Sweep | None
+    size: tuple[int, int], windows: Sequence[int] | None, stride: int | None, sweep: Sweep | None
 ) -> list[_Places]:
     if sweep is not None:
         return [_Places(h.window, h.stride, h.positions, h.outputs) for h in sweep.hidden]
-    return [_Places(w, step, sweeps.grid(size, w, step)) for w, step in sweeps.steps(windows, stride)]
+    return [_Places(w, step, sweeps.grid(size, w, step)) for w, step in sweeps.steps(size, windows, stride)]
 
 
 def _probe(

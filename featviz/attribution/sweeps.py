@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,13 @@ class Hidden:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The outputs `(n,)` of an image as it is, and with windows of it hidden; `size` is (rows, columns)."""
+    """The outputs `(n,)` of an image as it is, and with windows of it hidden.
+
+    `size` is (rows, columns); `model` is the digest of the network's weights, `image` that of the pixels.
+    """
 
     model: str
+    image: str
     size: tuple[int, int]
     fill: str
     seed: int
@@ -44,7 +49,13 @@ class Sweep:
 
         Raises `OutputError`.
         """
-        about = {"model": self.model, "size": self.size, "fill": self.fill, "seed": self.seed}
+        about = {
+            "model": self.model,
+            "image": self.image,
+            "size": self.size,
+            "fill": self.fill,
+            "seed": self.seed,
+        }
         arrays = {"about": np.array(json.dumps(about)), "outputs": self.outputs.numpy()}
         for one in self.hidden:
             arrays[f"positions_{one.window}"] = one.positions
@@ -56,6 +67,23 @@ class Sweep:
         except OSError as problem:
             raise OutputError(f"{path}: {problem.strerror}") from problem
         return Path(path)
+
+    def check(self, model: Model, image: Tensor) -> None:
+        """Raise `InvalidValue` where the sweep is of another picture or another network."""
+        if self.size != size_of(image):
+            raise InvalidValue("a sweep of {}x{} for an image of {}x{}".format(*self.size, *size_of(image)))
+        if self.image != digest(image):
+            raise InvalidValue("these scores are of another picture")
+        if self.model != model.digest:
+            raise InvalidValue(f"these scores are of other weights than those of {model.name}")
+
+    def only(self, windows: Sequence[int]) -> Sweep:
+        """The sweep of these windows alone; raises `InvalidValue` for one that was not swept."""
+        swept = [one.window for one in self.hidden]
+        for window in windows:
+            if window not in swept:
+                raise InvalidValue(f"window {window}: the scores are of {', '.join(map(str, swept))}")
+        return replace(self, hidden=tuple(one for one in self.hidden if one.window in windows))
 
     @staticmethod
     def load(path: str | Path) -> Sweep:
@@ -74,17 +102,17 @@ class Sweep:
                     for window in windows
                 )
                 outputs = torch.from_numpy(file["outputs"])
+            size = (about["size"][0], about["size"][1])
+            return Sweep(about["model"], about["image"], size, about["fill"], about["seed"], outputs, hidden)
         except Exception as problem:  # numpy raises errors of every kind on what it cannot read
             raise InvalidValue(f"{path} is no saved sweep: {problem}") from problem
-        size = (about["size"][0], about["size"][1])
-        return Sweep(about["model"], size, about["fill"], about["seed"], outputs, hidden)
 
 
 def sweep(
     model: Model,
     image: Tensor,
     *,
-    windows: Sequence[int] = (32, 64, 96),
+    windows: Sequence[int] | None = None,
     stride: int | None = None,
     fill: str = "noise",
     seed: int = 0,
@@ -92,17 +120,21 @@ def sweep(
 ) -> Sweep:
     """Hide square windows of an image `(1, 3, h, w)`, one at a time, and keep every output.
 
-    A window's side and stride are in pixels; the stride is by default half the window. The last
-    window of a row or column is cut off at the border. Raises `InvalidValue` and `UnknownName`.
+    A window's side and stride are in pixels; the sides are by default a seventh, two and three sevenths of
+    the shorter side, the stride half the window. The last window of a row or column is cut off at the
+    border. Raises `InvalidValue` and `UnknownName`.
     """
-    places = {window: (step, grid(size_of(image), window, step)) for window, step in steps(windows, stride)}
+    size = size_of(image)
+    places = {window: (step, grid(size, window, step)) for window, step in steps(size, windows, stride)}
     probe = Probe(model, image, filling(image, fill, seed), batch=batch)
     hidden = tuple(Hidden(w, step, at, probe.measure(at)) for w, (step, at) in places.items())
-    return Sweep(model.name, size_of(image), fill, seed, probe.baseline, hidden)
+    return Sweep(model.digest, digest(image), size, fill, seed, probe.baseline, hidden)
 
 
-def steps(windows: Sequence[int], stride: int | None) -> list[tuple[int, int]]:
+def steps(size: tuple[int, int], windows: Sequence[int] | None, stride: int | None) -> list[tuple[int, int]]:
     """Each window with its stride; raises `InvalidValue` where pixels between windows would go unseen."""
+    if windows is None:  # 32, 64 and 96 at 224 pixels
+        windows = sorted({max(1, round(min(size) * k / 7)) for k in (1, 2, 3)})
     if not windows or len(set(windows)) < len(windows):
         raise InvalidValue(
             f"windows {','.join(map(str, windows)) or 'of no size'}: one or more different sizes"
@@ -133,6 +165,11 @@ def size_of(image: Tensor) -> tuple[int, int]:
     if image.dim() != 4 or image.shape[:2] != (1, 3):
         raise InvalidValue(f"an image is (1, 3, h, w), not {tuple(image.shape)}")
     return int(image.shape[2]), int(image.shape[3])
+
+
+def digest(image: Tensor) -> str:
+    """SHA-256 of an image's pixels."""
+    return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def filling(image: Tensor, fill: str, seed: int) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from featviz.cli.dream import dream, drop_empty_folders
+from featviz.cli.dream import dream
 from featviz.cli.explain import app as explain
+from featviz.cli.making import drop_empty_folders
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
 from featviz.cli.sheets import activations, kernels

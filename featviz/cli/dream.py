@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featviz.cli.loading import load_from
+from featviz.cli.making import each_photo, is_film, make, place_outputs, slug
 from featviz.cli.options import ModelOptions, OutputOptions, with_options
-from featviz.cli.progress import Watcher, say
-from featviz.errors import FeatvizError, InvalidValue, NonFiniteScore
+from featviz.errors import InvalidValue
 from featviz.settings import DreamSettings
 
 if TYPE_CHECKING:
     from featviz.output import Photo
-    from featviz.recipes import Recipe
     from featviz.types import Model
 
 DEFAULT_LAYER = "layer3"
@@ -56,24 +53,12 @@ def dream(
     model = load_from(model_options)
     if settings.zoom and settings.animate:
         raise InvalidValue("--zoom and --animate make two films: one or the other")
-    failed = 0
-    for file, place in zip(files, outputs, strict=True):
-        try:
-            _dream_one(model, wanted, settings, {"photo": read_photo(file), **others}, place, output)
-        except NonFiniteScore:
-            raise
-        except FeatvizError as error:
-            if len(files) == 1:
-                raise
-            failed += 1
-            say(f"featviz: {error}")
-    if failed:
-        raise FeatvizError(f"{failed} of {len(files)} photos could not be dreamed")
-
-
-def is_film(settings: Any) -> bool:
-    """Whether a command's settings ask for a film."""
-    return bool(getattr(settings, "zoom", 0) or getattr(settings, "animate", False))
+    each_photo(
+        zip(files, outputs, strict=True),
+        lambda file, place: _dream_one(
+            model, wanted, settings, {"photo": read_photo(file), **others}, place, output
+        ),
+    )
 
 
 def _dream_one(
@@ -90,27 +75,6 @@ def _dream_one(
     make(recipe, place, output, model=model, inputs=inputs)
 
 
-def make(recipe: Recipe, place: Path, output: OutputOptions, **ready: Any) -> None:
-    """Run a recipe with progress and save what it gives; Ctrl-C saves it as it stands and exits 130."""
-    from featviz.runs import run
-
-    watcher = Watcher(place.name, output.quiet)
-    try:
-        with watcher.watching():
-            made = run(recipe, watch=watcher, **ready)
-            made.save(place, overwrite=output.overwrite)
-    except NonFiniteScore as error:
-        if hasattr(error.image, "save"):
-            error.image.save(place, overwrite=output.overwrite)
-            if not output.quiet:
-                print(place)
-        raise
-    if not output.quiet:
-        print(place)
-    if watcher.stopped:
-        raise typer.Exit(130)
-
-
 def target_of(layers: list[str] | None, channel: int | None, target: str | None) -> str:
     """One target from --layer, --channel and --target; by default all of layer3."""
     if target is not None:
@@ -123,50 +87,6 @@ def target_of(layers: list[str] | None, channel: int | None, target: str | None)
             raise InvalidValue(f"--channel {channel} goes with one --layer, not with {len(layers)}")
         return f"{layers[0]}:{channel}"
     return " + ".join(layers)
-
-
-def slug(target: str) -> str:
-    """A target as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.,-]+", "_", target).strip("_")[:60]
-
-
-def place_outputs(files: list[Path], output: OutputOptions, kind: str, suffix: str) -> list[Path]:
-    """Where each photo's result goes: --out's file, its folder (made if new), or this folder."""
-    out = Path(output.out) if output.out is not None else Path()
-    is_file = output.out is not None and out.suffix != "" and not out.is_dir()
-    if is_file and len(files) == 1:
-        return [out]
-    if is_file:
-        raise InvalidValue(f"--out {output.out} is one file for {len(files)} photos: name a folder")
-    _make_folder(out)
-    places = [out / f"{file.stem}_{kind}{suffix}" for file in files]
-    if len(set(places)) < len(places):  # photo.jpg beside photo.png
-        places = [out / f"{file.name}_{kind}{suffix}" for file in files]
-    if len(set(places)) < len(places):  # photo.jpg of several folders
-        places = [out / f"{file.stem}_{n}_{kind}{suffix}" for n, file in enumerate(files, 1)]
-    return places
-
-
-_made: list[Path] = []
-
-
-def _make_folder(folder: Path) -> None:
-    from featviz.errors import OutputError
-
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(f"--out {folder} cannot be a folder: {problem.strerror}") from problem
-    _made.extend(missing)
-
-
-def drop_empty_folders() -> None:
-    """Remove the folders that were made for results, where none came of it."""
-    for folder in _made:
-        with suppress(OSError):
-            folder.rmdir()
-    _made.clear()
 
 
 def _check_suffix(place: Path, settings: DreamSettings, overwrite: bool) -> None:

@@ -82,7 +82,8 @@ def _parameters(group: type[Settings]) -> list[inspect.Parameter]:
     types = _types(group)
     made = []
     for setting in fields(group):  # type: ignore[arg-type]
-        names = ["--" + setting.name.replace("_", "-")]
+        name = setting.name.replace("_", "-")
+        names = [f"--{name}/--no-{name}" if setting.default is True else f"--{name}"]
         names += [setting.metadata["short"]] if "short" in setting.metadata else []
         shown = typer.Option(
             *names, help=setting.metadata["about"], rich_help_panel=setting.metadata.get("panel")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featviz.cli.dream import is_film, make
+from featviz.cli.making import is_film, make
 from featviz.cli.options import OutputOptions, with_options
 from featviz.errors import InvalidValue, PhotoError, nearest
 

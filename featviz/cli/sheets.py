@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from featviz.cli.dream import make, place_outputs, slug
 from featviz.cli.loading import load_from
+from featviz.cli.making import each_photo, make, place_outputs, slug
 from featviz.cli.options import ModelOptions, OutputOptions, with_options
 from featviz.explain_settings import ActivationSettings, KernelSettings
 
@@ -33,10 +33,13 @@ def activations(
     for place in places:
         check_output(place, output.overwrite)
     model = load_from(model_options)
-    for file, place in zip(files, places, strict=True):
+
+    def show(file: Path, place: Path) -> None:
         inputs = {"photo": read_photo(file)}
         recipe = recipe_for("activations", model, settings.layer, settings, inputs)
         make(recipe, place, output, model=model, inputs=inputs)
+
+    each_photo(zip(files, places, strict=True), show)
 
 
 @with_options(output=OutputOptions, settings=KernelSettings, model_options=ModelOptions)

@@ -6,38 +6,27 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
+from PIL import ImageDraw
 from torch import Tensor
 
-from featviz.output.figures import Panel, figure
+from featviz.output.display import Display, ranges
 from featviz.output.files import placed
-from featviz.output.overlays import heatmap, limits, overlay, signed
+from featviz.output.layouts import explanation_figure
+from featviz.output.overlays import Region, heatmap, limits, overlay, signed
 from featviz.output.pictures import check_output, recipe_text, write_picture
 from featviz.output.pil import to_pil
+from featviz.output.sheets import beside
 from featviz.types import Attribution
 
-
-@dataclass(frozen=True)
-class Display:
-    """How a map is shown: which sign, over which range, in which colours, how thick."""
-
-    sign: str = "auto"
-    norm: str = "auto"
-    cmap: str = ""
-    alpha: float = 0.6
-
-    def of(self, attribution: Attribution) -> Display:
-        """What auto means: gradients by magnitude up to the 99th percentile, maps by their positive part."""
-        gradient = attribution.raw.dim() == 3
-        occlusion = attribution.method in {"occlusion", "rise"}
-        sign = ("abs" if gradient else "both" if occlusion else "pos") if self.sign == "auto" else self.sign
-        norm = ("p99" if gradient else "minmax") if self.norm == "auto" else self.norm
-        return Display(sign, norm, self.cmap, self.alpha)
+BOX = (255, 196, 0)
+"""The colour of boxes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +52,29 @@ class Explanation(Attribution):
         name = f"the {self.method} map of {self.target}"
         return heatmap(shown, self.display.sign, low, high, self.display.cmap, name)
 
+    @cached_property
+    def region(self) -> Region:
+        """Where the map is strong in favour of its target: mask `(h, w)` and box."""
+        return self.display.region(self.map.float().cpu())
+
     def overlay(self, within: tuple[float, float] | None = None) -> PIL.Image.Image:
-        """The map over the photo."""
-        return to_pil(overlay(self.photo.cpu(), self.heatmap(within), self.display.alpha))
+        """The map over the photo, or with `mask` the strong part of it; with `boxes` a box around that."""
+        photo = self.photo.cpu()
+        if self.display.mask:
+            picture = to_pil(torch.where(self.region.mask, photo, 0.85 + 0.15 * photo.mean(1, keepdim=True)))
+        else:
+            picture = to_pil(overlay(photo, self.heatmap(within), self.display.alpha))
+        if self.display.boxes and self.region.box is not None:
+            top, left, bottom, right = self.region.box
+            width = max(2, picture.width // 112)
+            ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=BOX, width=width)
+        return picture
+
+    def picture(self, within: tuple[float, float]) -> PIL.Image.Image:
+        """What `show` asks for: the overlay, the map alone, or the binary mask."""
+        if self.display.show == "mask":
+            return to_pil(self.region.mask.float().expand(1, 3, -1, -1))
+        return to_pil(self.heatmap(within)) if self.display.show == "heatmap" else self.overlay(within)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the figure, or the numbers as .npy, .npz or .json."""
@@ -79,9 +88,15 @@ class Explanation(Attribution):
 
 @dataclass(frozen=True, eq=False)
 class Explanations:
-    """The maps of one run: several targets, layers or percentiles of one method on one photo."""
+    """The maps of one run: several methods, targets, layers or percentiles on one photo.
+
+    `missing` says of methods why they have no map here, `seconds` how long each took.
+    """
 
     maps: tuple[Explanation, ...]
+    norm: str = "auto"
+    missing: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -89,36 +104,20 @@ class Explanations:
         return self.maps[0].recipe
 
     def to_pil(self) -> PIL.Image.Image:
-        """One figure: the photo, then every map over it with its target, score and range."""
-        display = self.maps[0].display
-        shown = [signed(each.map.float().cpu(), display.sign) for each in self.maps]
-        ranges = limits(shown, display.sign, display.norm)
-        first = Panel(to_pil(self.maps[0].photo), [Path(self._photo_name()).name or "photo"])
-        panels = [
-            Panel(each.overlay(within), _caption(each), within, display.sign, display.cmap)
-            for each, within in zip(self.maps, ranges, strict=True)
-        ]
-        targets = len({each.target for each in self.maps})
-        columns = targets if targets > 1 else min(len(panels), 4)
-        rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-        return figure(self.maps[0].method, [[first, *rows[0]], *([None, *row] for row in rows[1:])])
-
-    def _photo_name(self) -> str:
-        return str(self.recipe.get("inputs", {}).get("photo", {}).get("path", ""))
+        """One figure with captions and colour bars, or side by side whatever else the settings show."""
+        within = ranges(self.maps, [each.display for each in self.maps], self.norm)
+        if self.maps[0].display.show == "figure":
+            return explanation_figure(self, within)
+        return beside([each.picture(own) for each, own in zip(self.maps, within, strict=True)])
 
     def data(self) -> dict[str, Any]:
-        """Scores, targets, layers, notes and the recipe, as plain data."""
-        made = [
-            {
-                "method": each.method,
-                "target": each.target,
-                "score": each.score,
-                "layer": each.layer,
-                "notes": dict(each.notes),
-            }
-            for each in self.maps
-        ]
-        return {"explanations": made, "recipe": dict(self.recipe)}
+        """Scores, targets, layers, boxes, notes, seconds and the recipe, as plain data."""
+        return {
+            "explanations": [_told(each) for each in self.maps],
+            "missing": dict(self.missing),
+            "seconds": dict(self.seconds),
+            "recipe": dict(self.recipe),
+        }
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the figure (.png, .jpg, .webp, .tif), the raw maps (.npy, .npz) or the data (.json)."""
@@ -134,14 +133,16 @@ class Explanations:
         return path
 
 
-def _caption(each: Explanation) -> list[str]:
-    lines = [each.target, f"score {each.score:.3g}"]
-    if "probability" in each.notes:
-        lines[1] += f", p {each.notes['probability']:.3g}"
-    where = f"at {each.layer}" if each.layer else ""
-    if "percentile" in each.notes:
-        where += f", percentile {each.notes['percentile']:g}"
-    return [*lines, where] if where else lines
+def _told(each: Explanation) -> dict[str, Any]:
+    return {
+        "method": each.method,
+        "target": each.target,
+        "score": each.score,
+        "layer": each.layer,
+        "box": each.region.box,
+        "threshold": each.display.threshold,
+        "notes": dict(each.notes),
+    }
 
 
 def _write_npy(explanations: Explanations, file: Path) -> None:
@@ -152,6 +153,7 @@ def _write_npy(explanations: Explanations, file: Path) -> None:
 def _write_npz(explanations: Explanations, file: Path) -> None:
     arrays: dict[str, Any] = {f"raw_{i}": each.raw.cpu().numpy() for i, each in enumerate(explanations.maps)}
     arrays |= {f"map_{i}": each.map.cpu().numpy() for i, each in enumerate(explanations.maps)}
+    arrays |= {f"mask_{i}": each.region.mask.numpy() for i, each in enumerate(explanations.maps)}
     np.savez_compressed(file, about=recipe_text(explanations.data()), **arrays)
 
 

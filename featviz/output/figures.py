@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import PIL.Image
@@ -21,9 +21,12 @@ INK, PAPER, FAINT = (24, 24, 27), (255, 255, 255), (110, 110, 118)
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A picture, the lines under it, and where it shows numbers the range of its colour bar."""
+    """A picture, the lines under it, and where it shows numbers the range of its colour bar.
 
-    picture: PIL.Image.Image
+    A picture that is drawn for its place is a function of the size (width, height).
+    """
+
+    picture: PIL.Image.Image | Callable[[tuple[int, int]], PIL.Image.Image]
     caption: Sequence[str]
     within: tuple[float, float] | None = None
     sign: str = "both"
@@ -31,11 +34,12 @@ class Panel:
 
 
 def figure(title: str, rows: Sequence[Sequence[Panel | None]]) -> PIL.Image.Image:
-    """Rows of panels, all of the first one's size; None leaves a place empty."""
-    first = next(panel for panel in rows[0] if panel is not None)
-    factor = max(1.0, SIDE / first.picture.width)
-    w, h = round(first.picture.width * factor), round(first.picture.height * factor)
-    lines = max(len(panel.caption) for row in rows for panel in row if panel is not None)
+    """Rows of panels, all of the first picture's size; None leaves a place empty."""
+    panels = [panel for row in rows for panel in row if panel is not None]
+    first = next(p.picture for p in panels if isinstance(p.picture, PIL.Image.Image))
+    factor = max(1.0, SIDE / first.width)
+    w, h = round(first.width * factor), round(first.height * factor)
+    lines = max(len(panel.caption) for panel in panels)
     cell = h + 8 + BAR + 22 + LINE * lines
     columns = max(len(row) for row in rows)
     sheet = PIL.Image.new("RGB", (GAP + columns * (w + GAP), GAP + 28 + len(rows) * (cell + GAP)), PAPER)
@@ -50,7 +54,11 @@ def figure(title: str, rows: Sequence[Sequence[Panel | None]]) -> PIL.Image.Imag
 
 def _draw(sheet: PIL.Image.Image, panel: Panel, corner: tuple[int, int], size: tuple[int, int]) -> None:
     x, y = corner
-    sheet.paste(panel.picture.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC), corner)
+    if isinstance(panel.picture, PIL.Image.Image):
+        picture = panel.picture.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC)
+    else:
+        picture = panel.picture(size)
+    sheet.paste(picture, corner)
     y += size[1] + 8
     draw = ImageDraw.Draw(sheet)
     if panel.within is not None:
@@ -72,6 +80,34 @@ def _draw_bar(sheet: PIL.Image.Image, panel: Panel, corner: tuple[int, int], wid
     top = corner[1] + BAR + 2
     draw.text((corner[0], top), low, fill=FAINT, font=font)
     draw.text((corner[0] + width - draw.textlength(high, font=font), top), high, fill=FAINT, font=font)
+
+
+def words(lines: Sequence[str]) -> Callable[[tuple[int, int]], PIL.Image.Image]:
+    """Text in place of a picture, its lines broken to fit."""
+
+    def drawn(size: tuple[int, int]) -> PIL.Image.Image:
+        sheet = PIL.Image.new("RGB", size, PAPER)
+        draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(14), 0
+        for line in lines:
+            for part in _broken(line, font, size[0]):
+                draw.text((0, top), part, fill=INK, font=font)
+                top += LINE
+            top += LINE // 3
+        return sheet
+
+    return drawn
+
+
+def _broken(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """A line as several, none wider than `width` if its words allow."""
+    parts: list[str] = []
+    for word in line.split():
+        longer = f"{parts[-1]} {word}" if parts else word
+        if parts and font.getlength(longer) <= width:
+            parts[-1] = longer
+        else:
+            parts.append(word)
+    return parts
 
 
 def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

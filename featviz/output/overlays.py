@@ -28,15 +28,15 @@ def signed(values: Tensor, sign: str) -> Tensor:
     return parts[sign]
 
 
-def limits(maps: Sequence[Tensor], sign: str, norm: str) -> list[tuple[float, float]]:
-    """What 0 and 1 stand for in each map (already `signed`): of its own, or for norm shared of all together.
+def limits(maps: Sequence[Tensor], sign: str, norm: str, together: bool = False) -> list[tuple[float, float]]:
+    """What 0 and 1 stand for in each map (already `signed`): of its own, or of all together, as for shared.
 
     minmax and shared go from the least to the largest value, p99 to the 99th percentile; with sign both
     the range lies evenly about 0. none takes the values as they are, 0 to 1 or -1 to 1.
     """
     if norm not in NORMS:
         raise InvalidValue(f"norm {norm!r}{nearest(norm, NORMS)}; one of {', '.join(NORMS)}")
-    if norm == "shared":
+    if together or norm == "shared":
         return [_limits(torch.cat([each.flatten() for each in maps]), sign, norm)] * len(maps)
     return [_limits(each.flatten(), sign, norm) for each in maps]
 

@@ -108,6 +108,16 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size side by side, without a gap."""
+    whole = Image.new("RGB", (sum(each.width for each in pictures), pictures[0].height))
+    left = 0
+    for each in pictures:
+        whole.paste(each, (left, 0))
+        left += each.width
+    return whole
+
+
 def _range(low: float, high: float) -> str:
     return f"{low:.2g}…{high:.2g}" if low < high else f"all {low:.2g}"
 
