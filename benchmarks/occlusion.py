@@ -1,6 +1,6 @@
 """Occlusion beside captum: one class there, every class here, at equal results.
 
-`python benchmarks/occlusion.py [--repeats N] [--threads N]`: resnet34 with random weights, 224 px, window 32,
+`python -m benchmarks.occlusion [--repeats N] [--threads N]`: resnet34 with random weights, 224 px, window 32,
 stride 16. First captum's best `perturbations_per_eval` is found, then both run in turn; the ratio of each
 pair is what counts, since other work on the machine hits both.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 
 import torch
 from captum.attr import Occlusion
 
 import featviz
+from benchmarks.paired import timed
 from featviz.attribution.occlusion import occlusion, sweep
 from featviz.attribution.sweeps import filling
 
@@ -70,12 +70,6 @@ def main() -> None:
         "threads": options.threads,
     }
     print(json.dumps(report, indent=2))
-
-
-def timed(run):
-    begun = time.perf_counter()
-    made = run()
-    return time.perf_counter() - begun, made
 
 
 if __name__ == "__main__":

@@ -176,29 +176,41 @@ def test_the_default_name_tells_photo_and_target_and_is_never_replaced(folder, c
 
 def test_rerun_gives_the_same_bytes_and_set_varies(folder, capsys):
     call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
-    code, out, _ = call(capsys, "rerun", "dream.png")
+    code, out, _ = call(capsys, "rerun", "--trust", "dream.png")
     assert code == 0 and "byte for byte" in out
     assert (folder / "dream.png").read_bytes() == (folder / "dream_rerun.png").read_bytes()
     assert (
-        call(capsys, "rerun", "dream.png", "--set", "steps=3", "--set", "target=3", "-o", "other.png")[0] == 0
+        call(
+            capsys,
+            "rerun",
+            "--trust",
+            "dream.png",
+            "--set",
+            "steps=3",
+            "--set",
+            "target=3",
+            "-o",
+            "other.png",
+        )[0]
+        == 0
     )
     other = read_recipe("other.png")
     assert other["settings"]["steps"] == 3 and other["target"] == "3"
-    assert call(capsys, "rerun", "dream.png", "--set", "stepz=3", "-o", "x.png")[0] == 2
-    assert call(capsys, "rerun", "dream.png", "--set", "steps=many", "-o", "x.png")[0] == 2
+    assert call(capsys, "rerun", "--trust", "dream.png", "--set", "stepz=3", "-o", "x.png")[0] == 2
+    assert call(capsys, "rerun", "--trust", "dream.png", "--set", "steps=many", "-o", "x.png")[0] == 2
 
 
 def test_rerun_says_what_differs(folder, capsys):
     call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
     Image.new("RGB", (90, 60), "teal").save("photo.png")
     (folder / "own.py").write_text(OWN.replace("manual_seed(0)", "manual_seed(5)"))
-    code, out, _ = call(capsys, "rerun", "dream.png")
+    code, out, _ = call(capsys, "rerun", "--trust", "dream.png")
     assert code == 0
     assert "photo: " in out and "weights: " in out and "largest pixel difference: " in out
 
 
 def test_rerun_of_an_ordinary_picture_is_refused(folder, capsys):
-    code, _, err = call(capsys, "rerun", "photo.png")
+    code, _, err = call(capsys, "rerun", "--trust", "photo.png")
     assert code == 1 and "photo.png" in err and err.count("\n") == 1
 
 
@@ -314,10 +326,19 @@ def test_explain_writes_a_figure_and_numbers(folder, capsys):
     assert sum(each["notes"]["probability"] for each in data[:2]) < 1
     with np.load("why.npz") as arrays:
         assert arrays["raw_0"].shape == (8, 12) and arrays["map_1"].shape == (32, 48)
-    assert call(capsys, "rerun", "why.png")[1].strip().endswith("as why.png")
+    assert call(capsys, "rerun", "--trust", "why.png")[1].strip().endswith("as why.png")
     assert call(capsys, "explain", "occlusion", "photo.png", *own, "--window", "8", "-o", "occ.png")[0] == 0
     picture = np.asarray(opened("occ.png").convert("RGB"))
     assert picture.std() > 10
+
+
+def test_a_network_of_ones_own_is_run_again_only_when_trusted(folder, capsys):
+    own = ("--model", "own.py:net", "--size", "32", "-c", "0", "-o", "why.png")
+    assert call(capsys, "explain", "gradient", "photo.png", *own)[0] == 0
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+    code, _, err = call(capsys, "rerun", "why.png")
+    assert code == 1 and "own.py" in err and "--trust" in err and "ran" not in err
+    assert not (folder / "why_rerun.png").exists()
 
 
 def test_occlusions_scores_are_kept_and_used_again(folder, capsys):
@@ -377,7 +398,7 @@ def test_sheets_of_activations_and_kernels(folder, capsys):
     assert read_recipe("a.png")["settings"]["channels"] == 3 and np.asarray(opened("a.png")).std() > 10
     code, _, err = call(capsys, "kernels", *own, "-o", "k.png")
     assert code == 0, err
-    assert "byte for byte" in call(capsys, "rerun", "k.png")[1]
+    assert "byte for byte" in call(capsys, "rerun", "--trust", "k.png")[1]
     assert call(capsys, "activations", "photo.png", *own, "--layer", "6", "-o", "x.png")[0] == 2
 
 
@@ -469,25 +490,25 @@ def test_an_error_after_the_first_steps_is_one_line_and_the_place_is_told(folder
 
 def test_rerun_as_a_film_and_back(folder, capsys):
     call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
-    code, out, err = call(capsys, "rerun", "dream.png", "--set", "zoom=2")
+    code, out, err = call(capsys, "rerun", "--trust", "dream.png", "--set", "zoom=2")
     assert (code, out) == (0, "dream_rerun.mp4\n"), err
-    assert call(capsys, "rerun", "dream.png", "--set", "zoom=2", "--out", "film.gif")[0] == 0
+    assert call(capsys, "rerun", "--trust", "dream.png", "--set", "zoom=2", "--out", "film.gif")[0] == 0
     assert opened("film.gif").frames == 2
     (folder / "film.gif").rename(folder / "FILM.GIF")
     (folder / "film.gif.json").rename(folder / "FILM.GIF.json")
-    code, out, err = call(capsys, "rerun", "FILM.GIF")
+    code, out, err = call(capsys, "rerun", "--trust", "FILM.GIF")
     assert code == 0 and "byte for byte" in out, err
-    assert call(capsys, "rerun", "FILM.GIF", "--set", "zoom=0")[1] == "FILM_rerun.png\n"
-    assert call(capsys, "rerun", "dream.png", "--set", "zoom=2", "--out", "x.png")[0] == 2
-    assert call(capsys, "rerun", "dream.png", "--out", "x.gif")[0] == 2
+    assert call(capsys, "rerun", "--trust", "FILM.GIF", "--set", "zoom=0")[1] == "FILM_rerun.png\n"
+    assert call(capsys, "rerun", "--trust", "dream.png", "--set", "zoom=2", "--out", "x.png")[0] == 2
+    assert call(capsys, "rerun", "--trust", "dream.png", "--out", "x.gif")[0] == 2
 
 
 def test_rerun_finds_a_moved_photo(folder, capsys):
     call(capsys, "dream", "photo.png", *QUICK, "--out", "dream.png")
     (folder / "photo.png").rename(folder / "moved.png")
-    code, _, err = call(capsys, "rerun", "dream.png")
+    code, _, err = call(capsys, "rerun", "--trust", "dream.png")
     assert code == 1 and "photo.png" in err and err.count("\n") == 1
-    code, out, _ = call(capsys, "rerun", "dream.png", "--photo", "moved.png")
+    code, out, _ = call(capsys, "rerun", "--trust", "dream.png", "--photo", "moved.png")
     assert code == 0 and "byte for byte" in out
 
 
@@ -524,7 +545,7 @@ def test_a_model_with_weights_and_labels_of_ones_own(folder, capsys):
     assert recipe["target"] == "class:dog" and recipe["model"]["source"]["weights"] == "w.pth"
     call(capsys, "dream", "photo.png", *QUICK, "--out", "y.png")
     assert read_recipe("y.png")["model"]["digest"] != recipe["model"]["digest"]
-    assert "byte for byte" in call(capsys, "rerun", "x.png")[1]
+    assert "byte for byte" in call(capsys, "rerun", "--trust", "x.png")[1]
     code, _, err = call(
         capsys, "dream", "photo.png", *QUICK[:2], *own, "--target", "class:cats", "-o", "z.png"
     )

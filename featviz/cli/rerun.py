@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from featviz.cli.making import is_film, make
 from featviz.cli.options import OutputOptions, with_options
-from featviz.errors import InvalidValue, PhotoError, nearest
+from featviz.errors import InvalidValue, ModelError, PhotoError, nearest
 
 if TYPE_CHECKING:
     from featviz.output import Photo
@@ -28,6 +29,7 @@ def rerun(
     ] = None,
     photo: Annotated[str | None, typer.Option(help="where the photo is now, if it moved")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    trust: Annotated[bool, typer.Option("--trust", help="run the network's FILE.py unasked")] = False,
     *,
     output: OutputOptions,
 ) -> None:
@@ -42,6 +44,8 @@ def rerun(
 
     source = Path(picture)
     old = Recipe.of(read_recipe(source))
+    if not trust:
+        _ask(str(dict(old.model["source"]).get("name", "")))
     settings, target = _changed(old, change or [])
     place = Path(output.out) if output.out else _beside(source, settings)
     check_output(place, output.overwrite, VIDEO_SUFFIXES if is_film(settings) else None)
@@ -56,6 +60,16 @@ def rerun(
     if not output.quiet and not change:
         for line in _compare(old, new, source, place, model):
             print(line)
+
+
+def _ask(name: str) -> None:
+    """Ask before a file that the picture names is run; without a terminal, refuse."""
+    if ":" not in name or not name.partition(":")[0].endswith(".py"):
+        return
+    file = name.partition(":")[0]
+    question = f"This picture's network is made by running {file}. Run it?"
+    if not sys.stdin.isatty() or not typer.confirm(question, err=True):
+        raise ModelError(f"the recipe's network runs {file}: --trust runs it unasked")
 
 
 def _beside(source: Path, settings: Any) -> Path:
