@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from featviz.attribution import METHODS
 from featviz.attribution.sweeps import Sweep
+from featviz.checking import checked
 from featviz.deepdream import resize
 from featviz.errors import InvalidValue, MethodNotFound, NotApplicable
 from featviz.explain_settings import CHECKED, DISPLAY, METHOD_SETTINGS, ExplainSettings
@@ -91,6 +93,11 @@ def _maps(
     found: list[Attribution] = []
     for values in _variants(settings):
         made = METHODS[method](model, image, explained, **values, **ready)
+        if settings.check:
+            again = partial(METHODS[method], image=image, objectives=objectives, **values)
+            made[: len(objectives)] = checked(
+                model, image, objectives, made[: len(objectives)], again, settings.sign
+            )
         if lead:
             made[-1] = replace(made[-1], notes={**made[-1].notes, "margin": True})
         found += made

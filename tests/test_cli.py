@@ -389,6 +389,19 @@ def test_all_methods_on_one_sheet(folder, capsys):
     assert set(data["seconds"]) == {"gradient", "rise"}
 
 
+def test_a_check_stands_beside_the_map(folder, capsys):
+    own = ("--model", "own.py:net", "--size", "16", "-c", "0", "--method", "guided-backprop")
+    code, _, err = call(capsys, "explain", "check", "photo.png", *own, "-o", "check.json")
+    assert code == 0, err
+    (made,) = json.loads((folder / "check.json").read_text())["explanations"]
+    assert "insensitive" in made["notes"]["check"]["verdict"][-1]
+    assert call(capsys, "explain", "check", "photo.png", *own, "-o", "check.png")[0] == 0
+    assert opened("check.png").width > 6 * 320
+    one = ("--model", "own.py:net", "--size", "16", "-c", "0", "--check", "-o", "one.png")
+    assert call(capsys, "explain", "gradient", "photo.png", *one)[0] == 0
+    assert opened("one.png").size == opened("check.png").size
+
+
 def test_sheets_of_activations_and_kernels(folder, capsys):
     own = ("--model", "own.py:net")
     code, _, err = call(

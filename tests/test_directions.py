@@ -18,7 +18,7 @@ RANKS = [
     {"targets", "preconditioning"},
     {"ascent"},
     {"deepdream", "visualize", "attribution", "output"},
-    {"recipes", "zoom"},
+    {"recipes", "zoom", "checking"},
     {"explaining"},
     {"runs"},
     {"api", "site", "jobs"},

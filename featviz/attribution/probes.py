@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from featviz.attribution.fused import fused_graph
 from featviz.attribution.incremental import Incremental, layout_of
+from featviz.attribution.scores import beyond_outputs
 from featviz.attribution.sliding import Corners
 from featviz.engines import out_of_memory
 from featviz.errors import InvalidValue, ModelError
@@ -138,6 +139,19 @@ def measured(model: Model, objectives: Sequence[Objective], outputs: bool, image
     found = activations(model, images, tuple(dict.fromkeys([*layers, OUTPUT] if outputs else layers)))
     scores = torch.stack([objective.measure(found) for objective in objectives], 1)
     return torch.cat([scores, outputs_of(found[OUTPUT])], 1) if outputs else scores
+
+
+def numbers_of(model: Model, objectives: Sequence[Objective]) -> Callable[[Tensor], Tensor]:
+    """Images `(b, 3, h, w)` -> the numbers that `scores.read` takes, on the CPU."""
+    others = beyond_outputs(objectives)
+
+    def numbers(images: Tensor) -> Tensor:
+        with frozen(model.net), torch.inference_mode():
+            if not others:
+                return plain(outputs_of(model(images)))
+            return plain(measured(model, others, len(others) < len(objectives), images))
+
+    return numbers
 
 
 def _runner(model: Model, image: Tensor, filled: Tensor) -> tuple[Runner, Tensor]:

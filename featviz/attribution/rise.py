@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.attribution.probes import measured, outputs_of, plain
-from featviz.attribution.scores import SCORES, beyond_outputs, check_score, read
+from featviz.attribution.probes import numbers_of
+from featviz.attribution.scores import SCORES, check_score, read
 from featviz.attribution.sweeps import size_of
 from featviz.engines import out_of_memory
 from featviz.errors import InvalidValue
-from featviz.layers import frozen
 from featviz.types import Attribution, Model, Objective, derive_seed
 
 
@@ -39,7 +38,7 @@ def rise(
     size = size_of(image)
     _check(masks, cells, keep, score, batch)
     image = image.to(model.device)
-    measure = _measure(model, objectives)
+    measure = numbers_of(model, objectives)
     draw = _Masks(masks, cells, keep, seed, size)
     total = torch.zeros(len(objectives), *size, dtype=torch.float64)
     at, limit = 0, batch or (8 if image.device.type == "cpu" else 64)
@@ -78,19 +77,6 @@ def _check(masks: int, cells: int, keep: float, score: str, batch: int | None) -
             raise InvalidValue(f"{name} {number}: at least 1")
     if not 0 < keep < 1:
         raise InvalidValue(f"keep {keep:g}: more than 0 and less than 1")
-
-
-def _measure(model: Model, objectives: Sequence[Objective]) -> Callable[[Tensor], Tensor]:
-    """Images -> the numbers that `read` takes, on the CPU."""
-    others = beyond_outputs(objectives)
-
-    def numbers(images: Tensor) -> Tensor:
-        with frozen(model.net), torch.inference_mode():
-            if not others:
-                return plain(outputs_of(model(images)))
-            return plain(measured(model, others, len(others) < len(objectives), images))
-
-    return numbers
 
 
 def _hidden(model: Model, image: Tensor, mask: Tensor) -> Tensor:

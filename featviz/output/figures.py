@@ -83,16 +83,22 @@ def _draw_bar(sheet: PIL.Image.Image, panel: Panel, corner: tuple[int, int], wid
 
 
 def words(lines: Sequence[str]) -> Callable[[tuple[int, int]], PIL.Image.Image]:
-    """Text in place of a picture, its lines broken to fit."""
+    """Text in place of a picture, its lines broken to fit, the letters smaller where they must be."""
 
     def drawn(size: tuple[int, int]) -> PIL.Image.Image:
         sheet = PIL.Image.new("RGB", size, PAPER)
-        draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(14), 0
-        for line in lines:
-            for part in _broken(line, font, size[0]):
+        draw = ImageDraw.Draw(sheet)
+        for letters in (14, 13, 12, 11, 10):
+            font, high = ImageFont.load_default(letters), letters + 5
+            parts = [_broken(line, font, size[0]) for line in lines]
+            if high * (sum(map(len, parts)) + len(parts) / 3) <= size[1]:
+                break
+        top = 0
+        for paragraph in parts:
+            for part in paragraph:
                 draw.text((0, top), part, fill=INK, font=font)
-                top += LINE
-            top += LINE // 3
+                top += high
+            top += high // 3
         return sheet
 
     return drawn

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 
+from featviz.output.checks import checked_rows
 from featviz.output.figures import Panel, figure, words
 from featviz.output.pil import to_pil
 
@@ -31,6 +32,8 @@ def explanation_figure(explanations: Explanations, within: Sequence[tuple[float,
     targets = list(dict.fromkeys(each.target for each in maps if "margin" not in each.notes))
     first = _photo(explanations, several)
     absent = [Panel(words([why]), [method]) for method, why in explanations.missing.items()]
+    if any("check" in each.notes for each in maps):
+        return figure("How far to trust these maps", checked_rows(maps, panels, first))
     if len(targets) == 1 and several:
         rows = _rows([first, *panels, *absent], ACROSS)
     else:
