@@ -86,22 +86,28 @@ def _maps(
     sweep: Sweep | None,
 ) -> list[Attribution]:
     """One method's maps, target by target within each layer and percentile, the margin last."""
-    lead = settings.margin and len(objectives) > 1 and method not in WITHOUT_TARGET
-    lead = lead and getattr(settings, "score", "") != "inverse"  # 1/(s - t) tells nothing
-    explained = [*objectives, objectives[0] - objectives[1]] if lead else list(objectives)
     ready = {"sweep": sweep} if method == "occlusion" and sweep is not None else {}
     found: list[Attribution] = []
     for values in _variants(settings):
-        made = METHODS[method](model, image, explained, **values, **ready)
+        made = METHODS[method](model, image, objectives, **values, **ready)
         if settings.check:
             again = partial(METHODS[method], image=image, objectives=objectives, **values)
-            made[: len(objectives)] = checked(
-                model, image, objectives, made[: len(objectives)], again, settings.sign
-            )
-        if lead:
-            made[-1] = replace(made[-1], notes={**made[-1].notes, "margin": True})
+            made = checked(model, image, objectives, made, again, settings.sign)
         found += made
+        if settings.margin and len(made) > 1 and method not in WITHOUT_TARGET:
+            found.append(_margin(made[0], made[1], (objectives[0] - objectives[1]).name))
     return found
+
+
+def _margin(first: Attribution, second: Attribution, name: str) -> Attribution:
+    """The first map less the second: where the network sees the first target rather than the second.
+
+    Of methods that are linear in the score it is the explanation of the lead itself.
+    """
+    notes = {key: first.notes[key] for key in ("percentile",) if key in first.notes}
+    lead = first.score - second.score
+    raw = first.raw - second.raw
+    return replace(first, target=name, raw=raw, score=lead, notes={**notes, "margin": True})
 
 
 def _shown(

@@ -127,6 +127,8 @@ def test_the_margin_is_the_first_classes_map_less_the_seconds(small_photo):
         tiny_model(), small_photo, "gradient", ["class:3", "class:0"], settings
     ).maps
     assert lead.notes["margin"] is True and lead.display.sign == "both"
+    (alone,) = explain(tiny_model(), small_photo, "gradient", ["class:3 - class:0"], settings).maps
+    torch.testing.assert_close(lead.raw, alone.raw)
     torch.testing.assert_close(lead.raw, first.raw - second.raw)
     assert abs(lead.score - (first.score - second.score)) < 1e-5
     alone = replace(settings, margin=False)

@@ -16,6 +16,9 @@ CLEAR = 0.9
 ALIKE = 0.5
 """A rank correlation with the first map above which a shuffled network's map says little of the weights."""
 
+HARDLY = 0.8
+"""The same for a network of which only the output layer was shuffled."""
+
 WHOLE = 0.05
 """The completeness error, as a share of the score's change, above which more steps are advised."""
 
@@ -66,6 +69,6 @@ def _weights(stages: Sequence[Stage]) -> str:
     said = f"Shuffling the output layer leaves a rank correlation of {first:.2f}, shuffling all {last:.2f}"
     if last > ALIKE:
         return f"{said}: the map tells more of the photo than of the network."
-    if first > ALIKE:
+    if first > HARDLY:
         return f"{said}: the map hardly depends on what the output layer learned."
     return f"{said}: the map depends on what the network learned."
