@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,9 +19,11 @@ from featviz.output.explanations import Explanations
 from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
-from featviz.output.sheets import contact_sheet, kernel_sheet, stacked
+from featviz.output.sheets import contact_sheet, grid, kernel_sheet, stacked
+from featviz.presets import resolved
 from featviz.recipes import Recipe, load_model
 from featviz.settings import DreamSettings, RenderSettings
+from featviz.targets import objective_of
 from featviz.types import Model, Objective
 from featviz.visualize import render
 from featviz.zoom import frame_steps, zoom_frames
@@ -189,19 +191,28 @@ def _mask(mask: Photo, image: Tensor) -> Tensor:
 def _run_render(
     recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
 ) -> Picture:
-    settings = RenderSettings.make(**recipe.settings)
-    status = "complete"
+    settings = resolved(RenderSettings.make(**recipe.settings))
+    targets = [target] if isinstance(target, Objective) else target.split(BETWEEN_TARGETS)
+    status, steps = "complete", settings.steps or 1
     try:
-        for step in render(model, target, settings):
-            share = step.index / settings.steps
+        for step in render(model, targets, settings):
             shown = partial(getattr, step, "image")
-            if watch(Progress(share, step.index, settings.steps, 1, 1, 1, 1, step.scores, shown)):
+            if watch(Progress(step.index / steps, step.index, steps, 1, 1, 1, 1, step.scores, shown)):
                 status = "interrupted"
                 break
     except NonFiniteScore as error:
-        error.image = Picture(error.image, replace(recipe, status="failed").plain())
+        kept = _on_one_sheet(model, error.image, targets)
+        error.image = Picture(kept, replace(recipe, status="failed").plain())
         raise
-    return Picture(step.image, replace(recipe, status=status).plain())
+    return Picture(_on_one_sheet(model, step.image, targets), replace(recipe, status=status).plain())
+
+
+def _on_one_sheet(model: Model, images: Tensor, targets: Sequence[str | Objective]) -> Tensor:
+    """One image as it is, several `(b, 3, h, w)` as a sheet with captions."""
+    if len(images) == 1:
+        return images
+    names = [objective_of(model, each).name for each in targets]
+    return from_pil(grid([image[None] for image in images], names, cell=max(images.shape[2:])))[0]
 
 
 def _run_explain(

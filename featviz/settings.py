@@ -144,17 +144,50 @@ class DreamSettings(EngineSettings):
 
 @dataclass(frozen=True)
 class RenderSettings(EngineSettings):
-    """A visualization from noise."""
+    """A visualization from noise; what is left open is the preset's."""
 
+    preset: str | None = option(None, "a named way of making it, see featviz presets", short="-p")
     size: int | None = option(
         None, "side of the picture in pixels, by default the network's input", at_least=1
     )
-    steps: int = option(256, "gradient steps", at_least=1)
-    rate: float = option(0.05, "learning rate of Adam", above=0)
-    param: str = option("fourier", "what is optimised: fourier or pixels")
-    decay: float = option(1.0, "power by which the spectrum falls with frequency", at_least=0)
-    jitter: int = option(8, "random shift before each step, in pixels", at_least=0)
-    rotate: float = option(10.0, "random turn before each step, in degrees", at_least=0)
-    scale: float = option(0.1, "random magnification before each step, as a share", at_least=0)
-    blur: float = option(0.0, "gaussian blur of the image, in pixels", at_least=0)
-    blur_every: int = option(4, "steps between two blurs", at_least=1)
+    steps: int | None = option(None, "gradient steps", at_least=1)
+    rate: float | None = option(None, "learning rate", above=0, panel="Making")
+    optimizer: str | None = option(
+        None, "adam, gradient (its own size, on 0 to 255), normalised (to a mean of 1)", panel="Making"
+    )
+    param: str | None = option(None, "what is optimised: fourier or pixels", panel="Making")
+    decay: float | None = option(
+        None, "power by which the spectrum falls with frequency", at_least=0, panel="Making"
+    )
+    cooling: float | None = option(
+        None, "last share of the steps, over which the rate falls", at_least=0, at_most=1, panel="Making"
+    )
+    view_low: float | None = option(
+        None, "least part of the picture's sides that a step sees", above=0, panel="Making"
+    )
+    view_high: float | None = option(None, "largest part of them", above=0, panel="Making")
+    view_scale: float | None = option(
+        None, "size at which the network sees a part, of the picture's", above=0, panel="Making"
+    )
+    views: int | None = option(None, "parts seen in one step", at_least=1, panel="Making")
+    jitter: int | None = option(None, "random shift before each step, in pixels", at_least=0, panel="Making")
+    rotate: float | None = option(None, "random turn, in degrees", at_least=0, panel="Making")
+    scale: float | None = option(None, "random magnification, as a share", at_least=0, panel="Making")
+    noise: float | None = option(None, "deviation of noise added to what is seen", at_least=0, panel="Making")
+    blur: float | None = option(None, "gaussian blur of the image, in pixels", at_least=0, panel="Making")
+    blur_every: int | None = option(None, "steps between two blurs", at_least=1, panel="Making")
+    shrink: float | None = option(
+        None, "share of the picture that fades at each step", at_least=0, at_most=1, panel="Making"
+    )
+    norm_percentile: float | None = option(
+        None, "percent of the pixels, the weakest, cleared", at_least=0, at_most=100, panel="Making"
+    )
+    contribution_percentile: float | None = option(
+        None, "percent of the pixels, the least telling, cleared", at_least=0, at_most=100, panel="Making"
+    )
+    contrast: float | None = option(
+        None,
+        "largest deviation before the sigmoid; 1 is a photo's, 0 leaves it free",
+        at_least=0,
+        panel="Making",
+    )

@@ -88,9 +88,42 @@ def crop(low: float, high: float) -> Transform:
     return transform
 
 
+def view(
+    low: float,
+    high: float,
+    degrees: float = 0.0,
+    factors: Sequence[float] = (1.0,),
+    size: float = 1.0,
+    count: int = 1,
+) -> Transform:
+    """See `count` parts of `low` to `high` times both sides at random places, `size` times as large.
+
+    Parts larger than the picture see it mirrored. One resampling does it all; the parts of one image stand
+    together: `(b · count, 3, h', w')`. Wide parts make whole objects appear, since each must do alone.
+    """
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        part = draws.uniform(low, high, count)
+        zoom = torch.tensor(factors)[draws.integers(0, len(factors) - 1, count)]
+        angle = draws.uniform(-degrees, degrees, count) * math.pi / 180
+        place = draws.uniform(-1.0, 1.0, count, 2) * (1 - part).abs().unsqueeze(-1)
+        moved = list(zip((zoom / part).flatten().tolist(), angle.flatten().tolist(), strict=True))
+        h, w = image.shape[2:]
+        seen = (max(1, round(h * size)), max(1, round(w * size)))
+        many = image.repeat_interleave(count, 0) if count > 1 else image
+        return _affine(many, moved, place.flatten(0, 1).tolist(), seen)
+
+    return transform
+
+
 def noise(sd: float) -> Transform:
     """Add gaussian noise of standard deviation `sd`."""
-    return lambda image, draws: image + sd * draws.normal(*image.shape[1:]).to(image)
+
+    def transform(image: Tensor, draws: Draws) -> Tensor:
+        views = len(image) // len(draws.generators)  # several of one image stand together
+        return image + sd * draws.normal(views, *image.shape[1:]).flatten(0, 1).to(image)
+
+    return transform
 
 
 def compose(transforms: Sequence[Transform]) -> Transform:
@@ -107,9 +140,10 @@ def compose(transforms: Sequence[Transform]) -> Transform:
 def _affine(
     image: Tensor,
     zoom_and_angle: Sequence[tuple[float, float]],
-    shifts: Sequence[tuple[float, float]] | None = None,
+    shifts: Sequence[Sequence[float]] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Resample each sample magnified, turned and shifted (rows, columns in half-sizes), borders mirrored."""
+    """Resample each magnified, turned and shifted (rows, columns in half-sizes), borders mirrored."""
     h, w = image.shape[2:]
     shifts = shifts or [(0.0, 0.0)] * len(image)
     matrices = []
@@ -118,7 +152,7 @@ def _affine(
         # normalised coordinates stretch with the sides, so a turn needs their ratio
         matrices.append([[cos, -sin * h / w, right], [sin * w / h, cos, down]])
     theta = torch.tensor(matrices, dtype=image.dtype).to(image.device)
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    grid = F.affine_grid(theta, [*image.shape[:2], *(size or (h, w))], align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
@@ -133,5 +167,6 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "rotate": rotate,
     "pad": pad,
     "crop": crop,
+    "view": view,
     "noise": noise,
 }

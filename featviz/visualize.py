@@ -1,70 +1,170 @@
-"""Feature visualization: an image from gaussian noise that excites a target (Olah et al. 2017)."""
+"""Feature visualization: images from gaussian noise that excite their targets (Olah et al. 2017)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from featviz.ascent import ascend
 from featviz.engines import engine_for
 from featviz.errors import InvalidValue, nearest
-from featviz.layers import check_size, frozen, score
+from featviz.layers import activations, check_size, fits, frozen
 from featviz.params import PARAMETERIZATIONS, gaussian_noise
-from featviz.regularizers import blur
+from featviz.presets import resolved
+from featviz.regularizers import blur, contribution_clip, decay, norm_clip
 from featviz.settings import RenderSettings
 from featviz.targets import objective_of
-from featviz.transforms import jitter, pad, rotate, scale
-from featviz.types import Model, Objective, Parameterization, Score, Step, Transform
+from featviz.transforms import jitter, noise, pad, view
+from featviz.types import (
+    Model,
+    Objective,
+    Parameterization,
+    Projection,
+    Score,
+    Step,
+    Transform,
+    derive_seed,
+)
+
+OPTIMIZERS = ("adam", "gradient", "normalised")
+COLOURS = 255.0 * 255.0  # a step of the paper's, on 0 to 255 in value and in gradient, in our units
 
 
-def render(model: Model, target: str | Objective, settings: RenderSettings) -> Iterator[Step]:
-    """Ascend from gaussian noise to an image that excites `target`, one `Step` at a time.
+def render(
+    model: Model, targets: str | Objective | Sequence[str | Objective], settings: RenderSettings
+) -> Iterator[Step]:
+    """Ascend from gaussian noise to images `(b, 3, h, w)` that excite their targets, one `Step` at a time.
 
-    Adam over the parameterization, under random shifts, turns and magnifications. Raises
-    `ImageTooSmall` where the picture does not reach the target's layers.
+    One target or a batch of them; each image has a seed of its own, from the settings' seed and its target's
+    name, so that its batch mates do not matter. Raises `ImageTooSmall` where the picture does not reach the
+    layers, `ImageMisfit` where the network takes one size and the steps would show it another.
     """
-    objective = objective_of(model, target)
+    wanted = [targets] if isinstance(targets, (str, Objective)) else targets
+    objectives = [objective_of(model, each) for each in wanted]
+    settings = resolved(settings)
     size = (settings.size, settings.size) if settings.size else model.input_size
-    check_size(model, objective.layers, size)
-    start = gaussian_noise([settings.seed], size).to(model.device)
+    layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
+    settings = _seen(model, layers, settings, size)
+    seeds = [derive_seed(settings.seed, objective.name) for objective in objectives]
+    start = gaussian_noise(seeds, size).to(model.device)
     param = _parameterization(start, settings)
-    return _climb(model, score(model, objective), param, settings, size)
+    return _climb(model, _batch_score(model, objectives, layers, settings.views or 1), param, settings, seeds)
+
+
+def _seen(
+    model: Model, layers: Sequence[str], settings: RenderSettings, size: tuple[int, int]
+) -> RenderSettings:
+    """The settings with views that the network can take: where smaller ones do not reach, full size."""
+    edge = (settings.jitter or 0) + (settings.jitter or 0) // 2  # what padding adds and shifts leave
+    share = settings.view_scale or 1.0
+    shown = (round((size[0] + edge) * share), round((size[1] + edge) * share))
+    if share != 1.0 and not fits(model, layers, shown):
+        return _seen(model, layers, replace(settings, view_scale=1.0), size)
+    check_size(model, layers, shown)
+    return settings
+
+
+def _batch_score(model: Model, objectives: Sequence[Objective], layers: Sequence[str], views: int) -> Score:
+    """Images `(b · views, 3, h, w)` -> `(b,)`: each image's own objective, the mean over its views."""
+
+    def measured(image: Tensor) -> Tensor:
+        found = activations(model, image, layers)
+        if len(objectives) == 1:
+            return objectives[0].measure(found).mean(0, keepdim=True)
+        scores = []
+        for i, objective in enumerate(objectives):
+            own = {layer: found[layer][i * views : (i + 1) * views] for layer in objective.layers}
+            scores.append(objective.measure(own).mean())
+        return torch.stack(scores)
+
+    return measured
 
 
 def _climb(
-    model: Model, measured: Score, param: Parameterization, settings: RenderSettings, size: tuple[int, int]
+    model: Model, measured: Score, param: Parameterization, settings: RenderSettings, seeds: Sequence[int]
 ) -> Iterator[Step]:
+    optimizer = _optimizer(param, settings)
+    steps = settings.steps or 1
+    with torch.enable_grad():
+        shape = param.decode().shape
     with frozen(model.net):
-        yield from ascend(
+        climb = ascend(
             measured,
             param,
-            torch.optim.Adam(param.values, lr=settings.rate, maximize=True),
-            steps=settings.steps,
-            seeds=[settings.seed],
-            engine=engine_for(settings, size)[0],
+            optimizer,
+            steps=steps,
+            seeds=seeds,
+            engine=engine_for(settings, (shape[2], shape[3]))[0],
             transforms=robustness(settings),
-            projections=[blur(settings.blur, settings.blur_every)] if settings.blur else [],
+            projections=_projections(settings),
+            precondition=_normalised if settings.optimizer == "normalised" else None,
         )
+        full = optimizer.param_groups[0]["lr"]
+        for step in climb:
+            yield step
+            optimizer.param_groups[0]["lr"] = full * _warmth(step.index / steps, settings.cooling or 0.0)
+
+
+def _warmth(done: float, cooling: float) -> float:
+    """The share of the learning rate at a share of the steps: 1, then half a cosine down to a twentieth."""
+    left = (1 - done) / cooling if cooling else 1.0
+    return 1.0 if left >= 1 else 0.05 + 0.95 * (1 - math.cos(math.pi * left)) / 2
+
+
+def _optimizer(param: Parameterization, settings: RenderSettings) -> torch.optim.Optimizer:
+    name, rate = settings.optimizer or "adam", settings.rate or 0.05
+    if name not in OPTIMIZERS:
+        raise InvalidValue(f"optimizer {name!r}{nearest(name, OPTIMIZERS)}; one of {', '.join(OPTIMIZERS)}")
+    if name == "adam":
+        return torch.optim.Adam(param.values, lr=rate, maximize=True)
+    return torch.optim.SGD(param.values, lr=rate / COLOURS if name == "gradient" else rate, maximize=True)
+
+
+def _normalised(gradient: Tensor, _step: int) -> Tensor:
+    return gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
 
 def robustness(settings: RenderSettings) -> list[Transform]:
-    """Transformation robustness in lucid's order: pad, jitter, scale, rotate, jitter by half."""
-    wide, narrow = settings.jitter, settings.jitter // 2
+    """What a step sees of the picture: shifted, turned, magnified, in part, with noise.
+
+    With shifts the order is lucid's: pad, jitter, magnify and turn, jitter by half.
+    """
+    wide, narrow = settings.jitter or 0, (settings.jitter or 0) // 2
     transforms = [pad(wide + narrow, 0.5), jitter(wide)] if wide else []
-    if settings.scale:
-        transforms.append(scale([1 + settings.scale * k / 5 for k in range(-5, 6)]))
-    if settings.rotate:
-        transforms.append(rotate(settings.rotate))
-    return [*transforms, jitter(narrow)] if narrow else transforms
-
-
-def _parameterization(start: torch.Tensor, settings: RenderSettings) -> Parameterization:
-    if settings.param not in PARAMETERIZATIONS:
-        known = ", ".join(PARAMETERIZATIONS)
-        raise InvalidValue(
-            f"param {settings.param!r}{nearest(settings.param, PARAMETERIZATIONS)}; one of {known}"
+    low, high = settings.view_low or 1.0, settings.view_high or 1.0
+    factors = [1 + (settings.scale or 0.0) * k / 5 for k in range(-5, 6)] if settings.scale else [1.0]
+    turned = bool(settings.rotate or settings.scale or settings.view_scale != 1.0)
+    if turned or (low, high) != (1.0, 1.0) or (settings.views or 1) > 1:
+        transforms.append(
+            view(low, high, settings.rotate or 0.0, factors, settings.view_scale or 1.0, settings.views or 1)
         )
-    if settings.param == "fourier":
-        return PARAMETERIZATIONS["fourier"](start, decay=settings.decay)
-    return PARAMETERIZATIONS[settings.param](start)
+    transforms += [jitter(narrow)] if narrow else []
+    return [*transforms, noise(settings.noise)] if settings.noise else transforms
+
+
+def _projections(settings: RenderSettings) -> list[Projection]:
+    """Yosinski's regularizers in the paper's order: decay, blur, then what is cleared."""
+    made = []
+    if settings.shrink:
+        made.append(decay(settings.shrink))
+    if settings.blur:
+        made.append(blur(settings.blur, settings.blur_every or 1))
+    if settings.norm_percentile:
+        made.append(norm_clip(settings.norm_percentile))
+    if settings.contribution_percentile:
+        made.append(contribution_clip(settings.contribution_percentile))
+    return made
+
+
+def _parameterization(start: Tensor, settings: RenderSettings) -> Parameterization:
+    name = settings.param or "fourier"
+    if name not in PARAMETERIZATIONS:
+        known = ", ".join(PARAMETERIZATIONS)
+        raise InvalidValue(f"param {name!r}{nearest(name, PARAMETERIZATIONS)}; one of {known}")
+    if name == "fourier":
+        return PARAMETERIZATIONS["fourier"](start, decay=settings.decay, contrast=settings.contrast)
+    return PARAMETERIZATIONS[name](start)

@@ -402,6 +402,42 @@ def test_a_check_stands_beside_the_map(folder, capsys):
     assert opened("one.png").size == opened("check.png").size
 
 
+def test_visualizations_go_to_a_sheet_or_to_files(folder, capsys):
+    own = ("--model", "own.py:net", "--size", "24", "--view-scale", "1", "--steps", "2")
+    code, out, err = call(capsys, "class", "0", "2", *own, "-o", "sheet.png")
+    assert code == 0 and out.split() == ["sheet.png"], err
+    recipe = read_recipe("sheet.png")
+    assert recipe["target"] == "class:0 | class:2" and recipe["settings"]["decay"] == 1.5
+    assert opened("sheet.png").width > 2 * 24
+    assert "byte for byte" in call(capsys, "rerun", "--trust", "sheet.png")[1]
+    code, out, err = call(capsys, "channel", "2:0-1,3", *own, "-o", "many")
+    assert code == 0, err
+    names = sorted(path.name for path in (folder / "many").iterdir())
+    assert len(names) == 3 and all("2_" in name and "views" in name for name in names)
+    assert opened(f"many/{names[0]}").size == (24, 24)
+    assert call(capsys, "neuron", "2:1", *own, "-p", "fourier", "-o", "n.png")[0] == 0
+    assert read_recipe("n.png")["target"] == "2:1@middle"
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("class", "nobody"), "nobody"),
+    (("channel", "2"), "2:0-15"),
+    (("channel", "2:0-99"), "0 to 5, and no 6"),
+    (("channel", "2:1", "--preset", "furier"), "nearest: fourier"),
+])  # fmt: skip
+def test_visualizations_that_cannot_be(folder, capsys, arguments, said):
+    before = sorted(folder.iterdir())
+    code, out, err = call(capsys, *arguments, "--model", "own.py:net")
+    assert code in (1, 2) and said in err and err.count("\n") == 1 and not out
+    assert sorted(each for each in folder.iterdir() if each.name != "__pycache__") == before
+
+
+def test_presets_are_listed(capsys):
+    code, out, _ = call(capsys, "presets")
+    assert code == 0 and all(name in out for name in ("views (default)", "yosinski3", "gaussian"))
+    assert json.loads(call(capsys, "presets", "--json")[1])["yosinski2"]["shrink"] == 0.3
+
+
 def test_sheets_of_activations_and_kernels(folder, capsys):
     own = ("--model", "own.py:net")
     code, _, err = call(

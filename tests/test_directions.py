@@ -12,10 +12,10 @@ ROOT = Path(featviz.__file__).parent
 RANKS = [
     {"errors"},
     {"types", "settings", "frozen", "receptive_field"},
-    {"layer_table", "explain_settings"},
+    {"layer_table", "explain_settings", "presets"},
     {"layers"},
     {"objectives", "params", "transforms", "regularizers", "engines", "backward", "models"},
-    {"targets", "preconditioning"},
+    {"targets", "preconditioning", "units"},
     {"ascent"},
     {"deepdream", "visualize", "attribution", "output"},
     {"recipes", "zoom", "checking"},

@@ -17,7 +17,7 @@ from featviz.visualize import render
 
 TRANSFORM_SETTINGS = {
     "jitter": (4,), "roll": (4,), "scale": ([0.9, 1.1],), "rotate": (10,), "pad": (3,), "crop": (0.4, 1.0),
-    "noise": (0.1,),
+    "noise": (0.1,), "view": (0.5, 1.1, 10.0, (0.9, 1.1), 1.0, 1),
 }  # fmt: skip
 PENALTY_SETTINGS = {"tv": (0.1,), "l1": (0.1,), "l2": (0.1,)}
 PROJECTION_SETTINGS = {"blur": (1.0,), "decay": (0.1,), "norm_clip": (20,), "contribution_clip": (20,)}

@@ -7,7 +7,7 @@ from conftest import unit_images
 from torchvision.transforms import InterpolationMode
 
 from featviz.errors import InvalidValue
-from featviz.transforms import TRANSFORMS, compose, crop, jitter, noise, pad, roll, rotate, scale
+from featviz.transforms import TRANSFORMS, compose, crop, jitter, noise, pad, roll, rotate, scale, view
 from featviz.types import Draws
 
 EXAMPLES = {
@@ -18,6 +18,7 @@ EXAMPLES = {
     "pad": pad(3),
     "crop": crop(0.4, 1.0),
     "noise": noise(0.01),
+    "view": view(0.4, 1.1, 10.0, (0.9, 1.0, 1.1)),
 }
 GROWTH = {"jitter": -4, "pad": 6}
 

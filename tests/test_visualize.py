@@ -1,5 +1,7 @@
 """Visualizations from noise: what they excite, how they start, what they refuse."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from conftest import tiny_model
@@ -7,10 +9,11 @@ from conftest import tiny_model
 from featviz.errors import ImageTooSmall, InvalidValue
 from featviz.layers import score
 from featviz.params import PARAMETERIZATIONS, gaussian_noise
+from featviz.presets import DEFAULT, OFF, PRESETS, PresetNotFound, resolved
 from featviz.settings import RenderSettings
 from featviz.targets import objective_of
-from featviz.types import Draws
-from featviz.visualize import render, robustness
+from featviz.types import Draws, derive_seed
+from featviz.visualize import _warmth, render, robustness
 
 
 def rendered(model, target, **settings):
@@ -19,11 +22,19 @@ def rendered(model, target, **settings):
     return last.image
 
 
-@pytest.mark.parametrize("target", ["layer1:3", "layer3:20@middle", "class:tabby", "layer2:1 + layer2:2"])
-def test_thirty_steps_excite_the_target_well_above_noise(embedded, target):
+@pytest.mark.parametrize(
+    ("target", "preset"),
+    [
+        ("layer1:3", "views"),
+        ("layer3:20@middle", "fourier"),
+        ("class:tabby", "views"),
+        ("layer2:1 + layer2:2", "gaussian"),
+    ],
+)
+def test_thirty_steps_excite_the_target_well_above_noise(embedded, target, preset):
     """Seen clean, without the transforms that it was made under."""
     measured = score(embedded, objective_of(embedded, target))
-    made = rendered(embedded, target, size=96, steps=30)
+    made = rendered(embedded, target, preset=preset, size=96, steps=30)
     with torch.no_grad():
         noise = measured(gaussian_noise(list(range(1, 9)), (96, 96)))
         reached = float(measured(made))
@@ -35,20 +46,20 @@ def test_thirty_steps_excite_the_target_well_above_noise(embedded, target):
 def test_every_parameterization_climbs(name):
     model = tiny_model()
     measured = score(model, objective_of(model, "conv3:2"))
-    made = rendered(model, "conv3:2", steps=20, param=name)
+    made = rendered(model, "conv3:2", preset="fourier", size=32, steps=20, param=name)
     noise = measured(gaussian_noise(list(range(8)), (32, 32)))
     assert float(measured(made)) > float(noise.mean()) + 4 * float(noise.std())
 
 
 def test_the_size_is_the_networks_or_ones_own():
     model = tiny_model()
-    assert rendered(model, "conv2:1", steps=1).shape[2:] == model.input_size
+    assert rendered(model, "conv2:1", preset="fourier", steps=1).shape[2:] == model.input_size
     assert rendered(model, "conv2:1", steps=1, size=50).shape[2:] == (50, 50)
 
 
 def test_the_seed_makes_the_picture():
     model = tiny_model()
-    first, again, other = (rendered(model, "conv2:1", steps=3, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (rendered(model, "conv2:1", steps=3, size=32, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -57,18 +68,18 @@ def test_the_shifts_keep_the_whole_picture_in_view():
     for wide, both in ((8, 12), (16, 24), (5, 7), (1, 1)):
         for seed in range(5):
             image = torch.ones(1, 3, 40, 48)
-            for transform in robustness(RenderSettings(jitter=wide, rotate=0.0, scale=0.0)):
+            for transform in robustness(resolved(RenderSettings(preset="yosinski1", jitter=wide))):
                 image = transform(image, Draws([seed], "step", 1))
             assert image.shape == (1, 3, 40 + both, 48 + both)
             assert int((image == 1).sum()) == 3 * 40 * 48
-    assert robustness(RenderSettings(jitter=0, rotate=0.0, scale=0.0)) == []
+    assert robustness(resolved(RenderSettings(preset="yosinski1"))) == []
 
 
 def test_a_blurred_picture_is_smoother():
     model = tiny_model()
 
     def roughness(**settings):
-        made = rendered(model, "conv2:1", steps=8, param="pixels", **settings)
+        made = rendered(model, "conv2:1", preset="fourier", size=32, steps=8, param="pixels", **settings)
         return float((made[..., 1:] - made[..., :-1]).abs().mean())
 
     assert roughness(blur=1.5, blur_every=2) < 0.6 * roughness()
@@ -88,13 +99,83 @@ def test_a_picture_that_the_layer_cannot_take():
     net = nn.Sequential(nn.Conv2d(3, 4, 5), nn.Conv2d(4, 4, 5)).eval()
     model = Model(net, "two", input_size=(32, 32))
     with pytest.raises(ImageTooSmall, match="at least 9"):
-        render(model, "1:2", RenderSettings(size=8))
+        render(model, "1:2", RenderSettings(preset="yosinski1", size=8))
 
 
 def test_the_network_is_left_as_found_after_half_a_run():
     model = tiny_model()
     model.net.train()
-    steps = render(model, "conv2:1", RenderSettings(steps=5))
+    steps = render(model, "conv2:1", RenderSettings(steps=5, size=32))
     next(steps)
     steps.close()
     assert all(module.training for module in model.net.modules())
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_runs(preset):
+    made = rendered(tiny_model(), "class:1", preset=preset, size=48, steps=5)
+    assert made.shape == (1, 3, 48, 48) and bool(made.isfinite().all()) and float(made.std()) > 0.001
+    assert made.min() >= -1e-6 and made.max() <= 1 + 1e-6
+
+
+def test_presets_name_settings_and_what_a_user_says_counts():
+    names = {field.name for field in fields(RenderSettings)}
+    for preset in PRESETS.values():
+        assert set(preset.values) <= names and preset.source and preset.about
+    own = resolved(RenderSettings(preset="yosinski3", blur=0.7, seed=4))
+    assert (own.blur, own.shrink, own.steps, own.seed) == (0.7, 0.0001, 1000, 4)
+    assert own.norm_percentile == OFF["norm_percentile"]
+    assert resolved(own) == own and resolved(RenderSettings()).preset == DEFAULT
+    with pytest.raises(PresetNotFound, match="nearest: fourier"):
+        resolved(RenderSettings(preset="furier"))
+
+
+def test_yosinskis_settings_are_the_papers():
+    """In order: decay, blur radius and interval, norm percentile, contribution percentile, steps."""
+    wanted = {
+        "yosinski1": (0.0, 0.5, 4, 50.0, 0.0, 500),
+        "yosinski2": (0.3, 0.0, 4, 20.0, 0.0, 750),
+        "yosinski3": (0.0001, 1.0, 4, 0.0, 0.0, 1000),
+        "yosinski4": (0.0, 0.5, 4, 0.0, 90.0, 1000),
+    }
+    for name, row in wanted.items():
+        s = resolved(RenderSettings(preset=name))
+        assert row == (s.shrink, s.blur, s.blur_every, s.norm_percentile, s.contribution_percentile, s.steps)
+
+
+def test_a_plain_gradient_step_is_the_papers():
+    """x ← x + 100 · ∂s/∂x with x from 0 to 255."""
+    model = tiny_model()
+    settings = {"preset": "yosinski3", "size": 32, "steps": 1, "shrink": 0.0, "blur": 0.0}
+    seed = derive_seed(0, "class:tabby")
+    start = gaussian_noise([seed], (32, 32))
+    large = (255 * start).requires_grad_(True)
+    score(model, objective_of(model, "class:0"))(large / 255).sum().backward()
+    wanted = ((large + 100 * large.grad) / 255).clamp(0, 1)
+    torch.testing.assert_close(rendered(model, "class:0", **settings), wanted.detach(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["views", "fourier", "yosinski3"])
+def test_batch_mates_do_not_matter(preset):
+    model = tiny_model()
+    settings = {"preset": preset, "size": 40, "steps": 4}
+    alone = [rendered(model, target, **settings) for target in ("class:1", "conv2:3")]
+    both = rendered(model, ["class:1", "conv2:3"], **settings)
+    other = rendered(model, ["conv2:3", "class:4", "class:1"], **settings)
+    torch.testing.assert_close(both, torch.cat(alone), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(other[[2, 0]], both, atol=1e-4, rtol=1e-3)
+
+
+def test_the_rate_falls_over_the_last_part():
+    assert [_warmth(done, 0.5) for done in (0.0, 0.25, 0.5)] == [1.0, 1.0, 1.0]
+    assert _warmth(0.75, 0.5) == pytest.approx(0.05 + 0.95 / 2) and _warmth(1.0, 0.5) == pytest.approx(0.05)
+    assert _warmth(1.0, 0.0) == 1.0
+
+
+def test_several_views_of_one_image_are_its_mean():
+    model = tiny_model()
+    made = [
+        next(render(model, "class:1", RenderSettings(size=32, views=views, noise=0.0))) for views in (1, 3)
+    ]
+    assert made[0].scores.shape == made[1].scores.shape == (1,)
+    assert float(made[0].scores) != float(made[1].scores)

@@ -14,6 +14,7 @@ from featviz.cli.making import drop_empty_folders
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
 from featviz.cli.sheets import activations, kernels
+from featviz.cli.visualize import channel, class_, neuron, presets
 from featviz.errors import FeatvizError
 
 app = typer.Typer(
@@ -23,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (dream, activations, kernels, layers, models, rerun):
+app.command()(dream)
+app.command("class")(class_)
+for command in (channel, neuron, activations, kernels, layers, models, presets, rerun):
     app.command()(command)
 app.add_typer(explain, name="explain")
 

@@ -13,12 +13,13 @@ from featviz.types import Parameterization
 _EDGE = 1e-4  # a sigmoid reaches neither 0 nor 1
 
 
-def fourier(image: Tensor, decay: float = 1.0) -> Parameterization:
+def fourier(image: Tensor, decay: float = 1.0, contrast: float | None = None) -> Parameterization:
     """Optimise the Fourier coefficients of an image `(b, 3, h, w)`, of any height and width.
 
     image = sigmoid(M · irfft2(s(f) · z) / 4) with s(f) = 1 / max(f, 1/max(h, w))^decay, f in cycles
     per pixel, and M the colour correlation (Olah et al. 2017; constants from lucid). The transform is
-    orthonormal, which takes the place of lucid's factor sqrt(h·w).
+    orthonormal, which takes the place of lucid's factor sqrt(h·w). With `contrast`, what goes into the
+    sigmoid is shrunk wherever its deviation exceeds that, so that no ascent burns the picture out.
     """
     h, w = image.shape[2:]
     scale = _scale(h, w, decay).to(image.device)  # (h, w // 2 + 1)
@@ -33,7 +34,11 @@ def fourier(image: Tensor, decay: float = 1.0) -> Parameterization:
     def decode() -> Tensor:
         with _full_precision(image.device.type):
             planes = torch.fft.irfft2(torch.view_as_complex(values) * scale, s=(h, w), norm="ortho")
-            return torch.sigmoid(correlate(planes / 4))
+            logits = correlate(planes / 4)
+            if contrast:
+                spread = logits.std((1, 2, 3), keepdim=True)
+                logits = logits * (contrast / spread.clamp(min=contrast))
+            return torch.sigmoid(logits)
 
     assign(image)
     values.requires_grad_(True)

@@ -1,0 +1,123 @@
+"""The named ways of making a visualization: rows of settings, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from featviz.errors import UnknownName
+from featviz.settings import RenderSettings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset sets, where it comes from, and what to expect of it."""
+
+    source: str
+    about: str
+    values: Mapping[str, Any]
+
+
+class PresetNotFound(UnknownName):
+    """No preset of that name."""
+
+    kind = "preset"
+
+
+_PIXELS = {"param": "pixels", "optimizer": "gradient", "rate": 100.0}
+
+PRESETS: dict[str, Preset] = {
+    "views": Preset(
+        "featviz, docs/visualizing.md",
+        "whole objects: Fourier, wide random crops, contrast held; the default",
+        {
+            "steps": 256,
+            "rate": 0.06,
+            "decay": 1.5,
+            "contrast": 1.2,
+            "view_low": 0.3,
+            "view_high": 1.05,
+            "view_scale": 0.715,
+            "rotate": 10.0,
+            "noise": 0.1,
+            "cooling": 0.4,
+        },
+    ),
+    "fourier": Preset(
+        "Olah et al. 2017; lucid",
+        "textures and parts: decorrelated Fourier, small shifts, turns and magnifications",
+        {"steps": 512, "decay": 1.0, "jitter": 8, "rotate": 10.0, "scale": 0.1},
+    ),
+    "gaussian": Preset(
+        "the plain loop of Yosinski et al. 2015: add the gradient, blur, repeat",
+        "soft shapes from pixels",
+        {
+            "param": "pixels",
+            "optimizer": "normalised",
+            "rate": 0.02,
+            "steps": 400,
+            "blur": 0.7,
+            "blur_every": 4,
+            "jitter": 8,
+        },
+    ),
+    "yosinski1": Preset(
+        "Yosinski et al. 2015, setting 1",
+        "blur and the weaker half of the pixels cleared",
+        {**_PIXELS, "steps": 500, "blur": 0.5, "blur_every": 4, "norm_percentile": 50.0},
+    ),
+    "yosinski2": Preset(
+        "Yosinski et al. 2015, setting 2",
+        "strong decay, sparse",
+        {**_PIXELS, "steps": 750, "shrink": 0.3, "norm_percentile": 20.0},
+    ),
+    "yosinski3": Preset(
+        "Yosinski et al. 2015, setting 3, most of the paper's figures",
+        "smooth, by wide blur",
+        {**_PIXELS, "steps": 1000, "shrink": 0.0001, "blur": 1.0, "blur_every": 4},
+    ),
+    "yosinski4": Preset(
+        "Yosinski et al. 2015, setting 4",
+        "only pixels that contribute stay",
+        {**_PIXELS, "steps": 1000, "blur": 0.5, "blur_every": 4, "contribution_percentile": 90.0},
+    ),
+}
+"""Name -> preset. What a preset does not set is off."""
+
+DEFAULT = "views"
+
+OFF: Mapping[str, Any] = {
+    "steps": 256,
+    "rate": 0.05,
+    "param": "fourier",
+    "optimizer": "adam",
+    "decay": 1.0,
+    "cooling": 0.0,
+    "view_low": 1.0,
+    "view_high": 1.0,
+    "view_scale": 1.0,
+    "views": 1,
+    "jitter": 0,
+    "rotate": 0.0,
+    "scale": 0.0,
+    "noise": 0.0,
+    "blur": 0.0,
+    "blur_every": 4,
+    "shrink": 0.0,
+    "norm_percentile": 0.0,
+    "contribution_percentile": 0.0,
+    "contrast": 0.0,
+}
+"""What a setting is where neither the user nor the preset says."""
+
+
+def resolved(settings: RenderSettings) -> RenderSettings:
+    """The settings with everything left open filled in by their preset; raises `PresetNotFound`."""
+    name = settings.preset or DEFAULT
+    if name not in PRESETS:
+        raise PresetNotFound(name, PRESETS, hint=f"the presets are {', '.join(PRESETS)}")
+    values = {**OFF, **PRESETS[name].values}
+    open_ = [f.name for f in fields(settings) if getattr(settings, f.name) is None]
+    filled = {key: values[key] for key in open_ if key in values}
+    return replace(settings, preset=name, **filled)
