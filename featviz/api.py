@@ -20,6 +20,7 @@ from featviz.output.explanations import Explanation, Explanations
 from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
+from featviz.presets import resolved
 from featviz.recipes import recipe_for
 from featviz.runs import Watch, run
 from featviz.settings import DreamSettings, RenderSettings, Settings
@@ -85,7 +86,7 @@ def render(
 
     `render(model, "layer3:97").save("channel.png")`.
     """
-    made = _run("render", model, target, RenderSettings.make(**settings), {}, watch)
+    made = _run("render", model, target, resolved(RenderSettings.make(**settings)), {}, watch)
     assert isinstance(made, Picture)
     return made
 

@@ -20,7 +20,7 @@ from featviz.explain_settings import CHECKED, DISPLAY, METHOD_SETTINGS, ExplainS
 from featviz.layers import activations, fits, frozen
 from featviz.output.display import Display
 from featviz.output.explanations import Explanation, Explanations
-from featviz.targets import objective_of
+from featviz.targets import class_number, objective_of
 from featviz.types import OUTPUT, Attribution, Model, Objective
 
 WITHOUT_TARGET = ("eigen-cam",)
@@ -179,11 +179,10 @@ def _with_probabilities(
     model: Model, image: Tensor, objectives: Sequence[Objective], found: Sequence[Attribution]
 ) -> list[Attribution]:
     """The same maps with the softmax probability in their notes where the target is one class."""
-    logits = class_logits(model, image)
-    chances = {}
+    chances = class_logits(model, image).double().softmax(0)
+    notes = {}
     for objective in objectives:
-        # on one-hot outputs a class's objective is 1 at its own number and 0 elsewhere
-        weights = objective.measure({OUTPUT: torch.eye(len(logits))}).double()
-        if bool(weights.max() == 1 and weights.abs().sum() == 1):
-            chances[objective.name] = {"probability": float(logits.double().softmax(0) @ weights)}
-    return [replace(each, notes={**each.notes, **chances.get(each.target, {})}) for each in found]
+        number = class_number(objective, len(chances))
+        if number is not None:
+            notes[objective.name] = {"probability": float(chances[number])}
+    return [replace(each, notes={**each.notes, **notes.get(each.target, {})}) for each in found]

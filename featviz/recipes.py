@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -32,7 +32,8 @@ class Recipe:
     """Every input of one output, as plain data.
 
     `model` is {"source": what `load` was asked for, "digest": of its weights}; `inputs` maps photo,
-    guide and mask to {"path", "digest"}; `status` is complete, interrupted or failed.
+    guide and mask to {"path", "digest"}; `status` is complete, interrupted or failed. `cards` tells what each
+    unit of a visualization reached: the one part that is no input.
     """
 
     command: str
@@ -43,6 +44,7 @@ class Recipe:
     device: str = "cpu"
     versions: Mapping[str, str] = field(default_factory=dict)
     status: str = "complete"
+    cards: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Recipe:
@@ -56,8 +58,8 @@ class Recipe:
         return cls(**data)
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as plain data."""
-        return asdict(self)
+        """The recipe as plain data; cards only where there are some."""
+        return {name: value for name, value in asdict(self).items() if name != "cards" or value}
 
 
 def _is_whole(data: Mapping[str, Any]) -> bool:

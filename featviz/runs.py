@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
 from featviz.attribution.sweeps import Sweep
+from featviz.cards import card
 from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
 from featviz.errors import NonFiniteScore
 from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
@@ -204,7 +205,10 @@ def _run_render(
         kept = _on_one_sheet(model, error.image, targets)
         error.image = Picture(kept, replace(recipe, status="failed").plain())
         raise
-    return Picture(_on_one_sheet(model, step.image, targets), replace(recipe, status=status).plain())
+    objectives = [objective_of(model, each) for each in targets]
+    cards = [card(model, o, one[None]) for o, one in zip(objectives, step.image, strict=True)]
+    made = replace(recipe, status=status, cards=cards)
+    return Picture(_on_one_sheet(model, step.image, targets), made.plain())
 
 
 def _on_one_sheet(model: Model, images: Tensor, targets: Sequence[str | Objective]) -> Tensor:

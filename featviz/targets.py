@@ -26,7 +26,7 @@ from featviz.errors import ChannelOutOfRange, InvalidValue, TargetSyntax
 from featviz.layer_table import Layer, layer_table
 from featviz.layers import find_layer
 from featviz.models.labels import class_index
-from featviz.types import Model, Objective
+from featviz.types import OUTPUT, Model, Objective
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,16 @@ def _objective(model: Model, unit: Unit) -> Objective:
         return objectives.channel(found.address, unit.channel)
     position = None if isinstance(unit.position, str) else unit.position
     return objectives.neuron(found.address, unit.channel, position)
+
+
+def class_number(objective: Objective, classes: int) -> int | None:
+    """The class whose output an objective is, of so many; None for any other objective."""
+    if objective.layers != (OUTPUT,):
+        return None
+    # on one-hot outputs a class's objective is 1 at its own number and 0 elsewhere
+    weights = objective.measure({OUTPUT: torch.eye(classes)}).double()
+    one = bool(weights.max() == 1 and weights.abs().sum() == 1)
+    return int(weights.argmax()) if one else None
 
 
 def _vector(file: str, layer: Layer) -> Tensor:

@@ -117,7 +117,7 @@ def test_what_is_no_recipe_or_no_model_is_refused(small_photo):
 
 
 def test_render_raises_a_channel_far_above_noise(embedded):
-    made = featviz.render(embedded, "layer2:7", size=96, steps=40)
+    made = featviz.render(embedded, "layer2:7", preset="fourier", size=96, steps=40)
     objective = featviz.objective_of(embedded, "layer2:7")
     from featviz.layers import score
     from featviz.params import gaussian_noise

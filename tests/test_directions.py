@@ -20,6 +20,7 @@ RANKS = [
     {"deepdream", "visualize", "attribution", "output"},
     {"recipes", "zoom", "checking"},
     {"explaining"},
+    {"cards"},
     {"runs"},
     {"api", "site", "jobs"},
     {"cli"},

@@ -119,3 +119,11 @@ def test_noise_depends_on_its_own_seed_alone():
     assert not torch.equal(both[0], both[1])
     torch.manual_seed(1)
     assert torch.equal(both, gaussian_noise([3, 4], (5, 6)))
+
+
+def test_contrast_is_held_and_weaker_pictures_are_left_alone():
+    """The deviation of logit(image) never exceeds what is asked; below it nothing changes."""
+    faint = 0.5 + 0.1 * (unit_images(2, 3, 12, 17) - 0.5)
+    torch.testing.assert_close(fourier(faint, contrast=1.0).decode(), faint, atol=1e-4, rtol=0)
+    strong = fourier(unit_images(2, 3, 12, 17).round() * 0.98 + 0.01, contrast=0.7).decode()
+    torch.testing.assert_close(torch.logit(strong).std((1, 2, 3)), torch.full((2,), 0.7), atol=1e-3, rtol=0)

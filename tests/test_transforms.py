@@ -230,3 +230,26 @@ def test_compose_goes_in_order():
     both = compose([pad(2), jitter(4)])(image, draws(1))
     assert torch.equal(both, jitter(4)(pad(2)(image, draws(9)), draws(1)))
     assert compose([])(image, draws(1)) is image
+
+
+@pytest.mark.parametrize("part", [0.3, 0.8])
+def test_a_view_is_a_part_of_that_size_within_the_picture(part):
+    """On a ramp the values seen tell where a view lies, and their span how much of the side it takes."""
+    ramp = torch.linspace(0, 1, 200).view(1, 1, 1, -1).expand(1, 3, 100, 200)
+    for seed in range(12):
+        seen = view(part, part, size=0.5)(ramp, draws(seed))
+        assert seen.shape == (1, 3, 50, 100)
+        low, high = float(seen.min()), float(seen.max())
+        assert high - low == pytest.approx(part, abs=0.02) and low >= 0 and high <= 1
+        assert bool((seen.diff(dim=3) > 0).all())
+
+
+def test_views_of_one_image_stand_together_and_differ():
+    images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    seen = view(0.5, 1.0, 10.0, count=3)(images, draws(1, 2))
+    assert [float(each.mean()) for each in seen] == pytest.approx([0, 0, 0, 1, 1, 1])
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    several = view(0.3, 0.9, count=3)(ramp, draws(5))
+    assert len({round(float(each.mean()), 4) for each in several}) == 3
+    alone = view(0.3, 0.9, count=3)(torch.cat([ramp, ramp]), draws(9, 5))
+    torch.testing.assert_close(alone[3:], several)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featviz.cli.loading import load_from
 from featviz.cli.making import make, place_outputs, slug
 from featviz.cli.options import ModelOptions, OutputOptions, with_options
+from featviz.cli.progress import say
 from featviz.errors import InvalidValue
 from featviz.presets import DEFAULT, PRESETS, resolved
 from featviz.settings import RenderSettings
+
+if TYPE_CHECKING:
+    from featviz.runs import Made
 
 
 @with_options(output=OutputOptions, settings=RenderSettings, model_options=ModelOptions)
@@ -104,11 +108,21 @@ def visualize(
         objective_of(model, unit)  # a bad one is refused before any is made
     if output.out is not None and Path(output.out).suffix:
         joined = recipe_for("render", model, BETWEEN_TARGETS.join(units), settings)
-        make(joined, Path(output.out), output, model=model)
+        _tell(units, make(joined, Path(output.out), output, model=model), output)
         return
     files = [Path(slug(f"{model.name} {unit}")) for unit in units]
     places = place_outputs(files, output, settings.preset or "", ".png")
     for place in places:
         check_output(place, output.overwrite)
     for unit, place in zip(units, places, strict=True):
-        make(recipe_for("render", model, unit, settings), place, output, model=model)
+        made = make(recipe_for("render", model, unit, settings), place, output, model=model)
+        _tell([unit], made, output)
+
+
+def _tell(units: list[str], made: Made, output: OutputOptions) -> None:
+    """What each unit reached, on standard error; a dead one must not pass for a finding."""
+    from featviz.cards import told
+
+    for unit, card in zip(units, made.recipe["cards"], strict=True):
+        if card["flag"] or not output.quiet:
+            say(f"{unit}: {told(card)}")
