@@ -25,7 +25,7 @@ class PresetNotFound(UnknownName):
     kind = "preset"
 
 
-_PIXELS = {"param": "pixels", "optimizer": "gradient", "rate": 100.0}
+_PIXELS = {"param": "pixels", "optimizer": "gradient", "rate": 100.0, "stretch": True}
 
 PRESETS: dict[str, Preset] = {
     "views": Preset(
@@ -60,6 +60,7 @@ PRESETS: dict[str, Preset] = {
             "blur": 0.7,
             "blur_every": 4,
             "jitter": 8,
+            "stretch": True,
         },
     ),
     "yosinski1": Preset(
@@ -108,6 +109,7 @@ OFF: Mapping[str, Any] = {
     "norm_percentile": 0.0,
     "contribution_percentile": 0.0,
     "contrast": 0.0,
+    "stretch": False,
 }
 """What a setting is where neither the user nor the preset says."""
 

@@ -216,7 +216,9 @@ def _on_one_sheet(model: Model, images: Tensor, targets: Sequence[str | Objectiv
     if len(images) == 1:
         return images
     names = [objective_of(model, each).name for each in targets]
-    return from_pil(grid([image[None] for image in images], names, cell=max(images.shape[2:])))[0]
+    columns = next((c for c in (4, 5, 6, 3) if len(images) % c == 0), 4)
+    sheet = grid([image[None] for image in images], names, columns=columns, cell=max(images.shape[2:]))
+    return from_pil(sheet)[0]
 
 
 def _run_explain(

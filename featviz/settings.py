@@ -185,6 +185,9 @@ class RenderSettings(EngineSettings):
     contribution_percentile: float | None = option(
         None, "percent of the pixels, the least telling, cleared", at_least=0, at_most=100, panel="Making"
     )
+    stretch: bool | None = option(
+        None, "show the picture with its deviations from grey stretched to the full range", panel="Making"
+    )
     contrast: float | None = option(
         None,
         "largest deviation before the sigmoid; 1 is a photo's, 0 leaves it free",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor
 
 from featviz.ascent import ascend
+from featviz.backward.rules import RULES, ReluRule
 from featviz.engines import engine_for
 from featviz.errors import InvalidValue, nearest
 from featviz.layers import activations, check_size, fits, frozen
 from featviz.params import PARAMETERIZATIONS, gaussian_noise
 from featviz.presets import resolved
-from featviz.regularizers import blur, contribution_clip, decay, norm_clip
+from featviz.regularizers import CENTER, blur, contribution_clip, decay, norm_clip
 from featviz.settings import RenderSettings
 from featviz.targets import objective_of
 from featviz.transforms import jitter, noise, pad, view
 from featviz.types import (
+    Engine,
     Model,
     Objective,
     Parameterization,
@@ -31,6 +34,9 @@ from featviz.types import (
 )
 
 OPTIMIZERS = ("adam", "gradient", "normalised")
+WAKING = 16
+"""Steps with redirected gradients (lucid)."""
+
 COLOURS = 255.0 * 255.0  # a step of the paper's, on 0 to 255 in value and in gradient, in our units
 
 
@@ -98,15 +104,42 @@ def _climb(
             optimizer,
             steps=steps,
             seeds=seeds,
-            engine=engine_for(settings, (shape[2], shape[3]))[0],
+            engine=_waking(engine_for(settings, (shape[2], shape[3]))[0], settings),
             transforms=robustness(settings),
             projections=_projections(settings),
             precondition=_normalised if settings.optimizer == "normalised" else None,
         )
         full = optimizer.param_groups[0]["lr"]
         for step in climb:
-            yield step
+            yield replace(step, image=stretched(step.image)) if settings.stretch else step
             optimizer.param_groups[0]["lr"] = full * _warmth(step.index / steps, settings.cooling or 0.0)
+
+
+def stretched(image: Tensor, share: float = 0.995) -> Tensor:
+    """Deviations from the grey centre magnified until `share` of them fit, the others cut off.
+
+    Pictures from pixels stay faint; so do the ones of Yosinski et al., whose figures are shown like this.
+    """
+    away = image - CENTER
+    flat = away.abs().flatten(1)
+    reach = flat.kthvalue(max(1, round(share * flat.shape[1])), dim=1).values.clamp(min=1e-6)
+    return (0.5 + away / (2 * reach.view(-1, 1, 1, 1))).clamp(0, 1)
+
+
+def _waking(inner: Engine, settings: RenderSettings) -> Engine:
+    """For the first steps gates that let nothing of a picture through pass the gradient on.
+
+    A unit that noise does not wake would have no gradient at all (lucid's redirected ReLU gradients).
+    """
+    calls = itertools.count(1)
+
+    def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
+        if settings.compile or next(calls) > WAKING:
+            return inner(score, image)
+        with ReluRule(RULES["redirected"]):
+            return inner(score, image)
+
+    return engine
 
 
 def _warmth(done: float, cooling: float) -> float:

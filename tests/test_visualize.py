@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 from conftest import tiny_model
+from torch import nn
 
 from featviz.errors import ImageTooSmall, InvalidValue
 from featviz.layers import score
@@ -12,8 +13,8 @@ from featviz.params import PARAMETERIZATIONS, gaussian_noise
 from featviz.presets import DEFAULT, OFF, PRESETS, PresetNotFound, resolved
 from featviz.settings import RenderSettings
 from featviz.targets import objective_of
-from featviz.types import Draws, derive_seed
-from featviz.visualize import _warmth, render, robustness
+from featviz.types import Draws, Model, derive_seed
+from featviz.visualize import _warmth, render, robustness, stretched
 
 
 def rendered(model, target, **settings):
@@ -92,10 +93,6 @@ def test_an_unknown_parameterization(name):
 
 
 def test_a_picture_that_the_layer_cannot_take():
-    from torch import nn
-
-    from featviz.types import Model
-
     net = nn.Sequential(nn.Conv2d(3, 4, 5), nn.Conv2d(4, 4, 5)).eval()
     model = Model(net, "two", input_size=(32, 32))
     with pytest.raises(ImageTooSmall, match="at least 9"):
@@ -146,7 +143,7 @@ def test_yosinskis_settings_are_the_papers():
 def test_a_plain_gradient_step_is_the_papers():
     """x ← x + 100 · ∂s/∂x with x from 0 to 255."""
     model = tiny_model()
-    settings = {"preset": "yosinski3", "size": 32, "steps": 1, "shrink": 0.0, "blur": 0.0}
+    settings = {"preset": "yosinski3", "size": 32, "steps": 1, "shrink": 0.0, "blur": 0.0, "stretch": False}
     seed = derive_seed(0, "class:tabby")
     start = gaussian_noise([seed], (32, 32))
     large = (255 * start).requires_grad_(True)
@@ -179,3 +176,26 @@ def test_several_views_of_one_image_are_its_mean():
     ]
     assert made[0].scores.shape == made[1].scores.shape == (1,)
     assert float(made[0].scores) != float(made[1].scores)
+
+
+def test_a_unit_that_noise_does_not_wake_is_woken(monkeypatch):
+    """It answers where the red of 3 by 3 pixels is above .8, which noise is nowhere; its gradient is 0."""
+    conv = nn.Conv2d(3, 1, 3).requires_grad_(False)
+    conv.weight.zero_()[:, 0] = 1 / 9
+    conv.bias.fill_(-0.8)
+    model = Model(nn.Sequential(conv, nn.ReLU()).eval(), "red", (0.0,) * 3, (1.0,) * 3, (16, 16))
+    measured = score(model, objective_of(model, "1:0"))
+    assert float(measured(gaussian_noise(list(range(8)), (16, 16))).max()) == 0
+    settings = {"preset": "fourier", "size": 16, "jitter": 0, "steps": 40, "rate": 0.2}
+    assert float(measured(rendered(model, "1:0", **settings))) > 0.05
+    monkeypatch.setattr("featviz.visualize.WAKING", 0)
+    assert float(measured(rendered(model, "1:0", **settings))) == 0
+
+
+def test_a_stretched_picture_fills_the_range_about_grey():
+    """Of 1000 deviations .001 to 1.000 the 995th becomes .5, so that five are cut off."""
+    away = torch.arange(1, 1001).view(1, 1, 20, 50) / 1000
+    made = stretched(0.45 + 0.01 * torch.cat([away, -away, away], 1))
+    assert made.min() == 0 and made.max() == 1
+    torch.testing.assert_close(made[0, 0, 0, :2], 0.5 + torch.tensor([0.001, 0.002]) / (2 * 0.995))
+    assert int((made == 1).sum()) == 2 * 6 and int((made == 0).sum()) == 6
