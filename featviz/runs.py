@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
@@ -45,8 +46,11 @@ class Progress:
     image: Callable[[], Tensor]
 
 
+RENDERED = 16
+"""Pictures made in one batch; a larger sheet is made part by part."""
+
 BETWEEN_TARGETS = " | "
-"""What stands between the targets of one explanation's recipe."""
+"""What stands between the targets of one recipe."""
 
 Made: TypeAlias = "Picture | Film | Explanations"
 """What a run gives."""
@@ -194,28 +198,36 @@ def _run_render(
 ) -> Picture:
     settings = resolved(RenderSettings.make(**recipe.settings))
     targets = [target] if isinstance(target, Objective) else target.split(BETWEEN_TARGETS)
+    done: list[Tensor] = []
     status, steps = "complete", settings.steps or 1
-    try:
-        for step in render(model, targets, settings):
-            shown = partial(getattr, step, "image")
-            if watch(Progress(step.index / steps, step.index, steps, 1, 1, 1, 1, step.scores, shown)):
-                status = "interrupted"
-                break
-    except NonFiniteScore as error:
-        kept = _on_one_sheet(model, error.image, targets)
-        error.image = Picture(kept, replace(recipe, status="failed").plain())
-        raise
-    objectives = [objective_of(model, each) for each in targets]
-    cards = [card(model, o, one[None]) for o, one in zip(objectives, step.image, strict=True)]
+    for start in range(0, len(targets), RENDERED):
+        part = targets[start : start + RENDERED]
+        try:
+            for step in render(model, part, settings):
+                share = (start + len(part) * step.index / steps) / len(targets)
+                shown = partial(getattr, step, "image")
+                if watch(Progress(share, step.index, steps, 1, 1, 1, 1, step.scores, shown)):
+                    status = "interrupted"
+                    break
+        except NonFiniteScore as error:
+            kept = _on_one_sheet(model, torch.cat([*done, error.image]), targets)
+            error.image = Picture(kept, replace(recipe, status="failed").plain())
+            raise
+        done.append(step.image)
+        if status == "interrupted":
+            break
+    images = torch.cat(done)
+    objectives = [objective_of(model, each) for each in targets[: len(images)]]
+    cards = [card(model, o, one[None]) for o, one in zip(objectives, images, strict=True)]
     made = replace(recipe, status=status, cards=cards)
-    return Picture(_on_one_sheet(model, step.image, targets), made.plain())
+    return Picture(_on_one_sheet(model, images, targets), made.plain())
 
 
 def _on_one_sheet(model: Model, images: Tensor, targets: Sequence[str | Objective]) -> Tensor:
     """One image as it is, several `(b, 3, h, w)` as a sheet with captions."""
     if len(images) == 1:
         return images
-    names = [objective_of(model, each).name for each in targets]
+    names = [objective_of(model, each).name for each in targets[: len(images)]]
     columns = next((c for c in (4, 5, 6, 3) if len(images) % c == 0), 4)
     sheet = grid([image[None] for image in images], names, columns=columns, cell=max(images.shape[2:]))
     return from_pil(sheet)[0]

@@ -11,6 +11,8 @@ from featviz.errors import ImageTooSmall, InvalidValue
 from featviz.layers import score
 from featviz.params import PARAMETERIZATIONS, gaussian_noise
 from featviz.presets import DEFAULT, OFF, PRESETS, PresetNotFound, resolved
+from featviz.recipes import recipe_for
+from featviz.runs import run
 from featviz.settings import RenderSettings
 from featviz.targets import objective_of
 from featviz.types import Draws, Model, derive_seed
@@ -199,3 +201,25 @@ def test_a_stretched_picture_fills_the_range_about_grey():
     assert made.min() == 0 and made.max() == 1
     torch.testing.assert_close(made[0, 0, 0, :2], 0.5 + torch.tensor([0.001, 0.002]) / (2 * 0.995))
     assert int((made == 1).sum()) == 2 * 6 and int((made == 0).sum()) == 6
+
+
+def test_a_large_sheet_is_made_part_by_part(monkeypatch):
+    """And Ctrl-C in the second part keeps the first."""
+    monkeypatch.setattr("featviz.runs.RENDERED", 2)
+    model = tiny_model()
+    settings = resolved(RenderSettings(preset="fourier", size=32, steps=3))
+    recipe = recipe_for("render", model, "conv2:0 | conv2:1 | conv2:2", settings)
+    done = []
+
+    def watch(progress):
+        done.append(progress.done)
+
+    whole = run(recipe, model=model, watch=watch)
+    assert done == pytest.approx([2 / 9, 4 / 9, 6 / 9, 7 / 9, 8 / 9, 1])
+    assert len(whole.recipe["cards"]) == 3 and whole.image.shape[3] == 3 * 40 + 8
+    calls = iter([False] * 4 + [True])
+    broken = run(recipe, model=model, watch=lambda _: next(calls))
+    assert broken.recipe["status"] == "interrupted" and len(broken.recipe["cards"]) == 3
+    calls = iter([False, True])
+    early = run(recipe, model=model, watch=lambda _: next(calls))
+    assert early.recipe["status"] == "interrupted" and len(early.recipe["cards"]) == 2

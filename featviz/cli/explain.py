@@ -168,6 +168,7 @@ def _swept(model: Model, photo: Photo, asked: Asked) -> tuple[Any, Sweep]:
     """The scores asked for, read or made and kept, and the settings that they were made with."""
     from featviz.attribution.sweeps import Sweep, sweep
     from featviz.explaining import fitted_to, windows_of
+    from featviz.output.files import placed
 
     settings: Any = asked.settings
     windows = windows_of(settings.window)
@@ -179,7 +180,8 @@ def _swept(model: Model, photo: Photo, asked: Asked) -> tuple[Any, Sweep]:
             model, image, windows=windows, stride=settings.stride, fill=settings.fill, seed=settings.seed
         )
     if asked.kept.save_scores:
-        made.save(asked.kept.save_scores)
+        with placed(Path(asked.kept.save_scores), asked.output.overwrite) as hidden:
+            made.save(hidden)
     sides = windows or [one.window for one in made.hidden]
     strides = {one.stride for one in made.hidden}
     own = all(one.stride == max(1, one.window // 2) for one in made.hidden)

@@ -123,6 +123,6 @@ def _tell(units: list[str], made: Made, output: OutputOptions) -> None:
     """What each unit reached, on standard error; a dead one must not pass for a finding."""
     from featviz.cards import told
 
-    for unit, card in zip(units, made.recipe["cards"], strict=True):
+    for unit, card in zip(units, made.recipe["cards"], strict=False):
         if card["flag"] or not output.quiet:
             say(f"{unit}: {told(card)}")
