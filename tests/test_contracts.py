@@ -46,6 +46,7 @@ TRANSFORM = {
     "rotate": (5,),
     "pad": (2,),
     "crop": (0.5, 1.0),
+    "view": (0.4, 1.1, 10),
     "noise": (0.01,),
 }
 PROJECTION = {"blur": (0.8,), "decay": (0.2,), "norm_clip": (30,), "contribution_clip": (30,)}
