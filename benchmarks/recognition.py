@@ -18,7 +18,7 @@ import featviz
 from featviz.deepdream import resize
 from featviz.models.labels import imagenet_labels
 from featviz.output import write_picture
-from featviz.settings import RenderSettings
+from featviz.render_settings import RenderSettings
 from featviz.types import Model
 from featviz.visualize import render
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from featviz.output.results import Film, Picture
     from featviz.params import fourier, pixels
     from featviz.recipes import Recipe
+    from featviz.render_settings import RenderSettings
     from featviz.runs import run
-    from featviz.settings import DreamSettings, RenderSettings
+    from featviz.settings import DreamSettings
     from featviz.targets import objective_of
     from featviz.types import Model, Objective
 
@@ -32,7 +33,8 @@ _HOMES = {
     "featviz.params": ("fourier", "pixels"),
     "featviz.recipes": ("Recipe",),
     "featviz.runs": ("run",),
-    "featviz.settings": ("DreamSettings", "RenderSettings"),
+    "featviz.render_settings": ("RenderSettings",),
+    "featviz.settings": ("DreamSettings",),
     "featviz.targets": ("objective_of",),
     "featviz.types": ("Model", "Objective"),
 }

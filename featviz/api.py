@@ -22,9 +22,11 @@ from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
 from featviz.presets import resolved
 from featviz.recipes import recipe_for
-from featviz.runs import Watch, run
-from featviz.settings import DreamSettings, RenderSettings, Settings
+from featviz.render_settings import RenderSettings
+from featviz.runs import run
+from featviz.settings import DreamSettings, Settings
 from featviz.types import Model, Objective
+from featviz.watching import Watch
 
 Image: TypeAlias = "str | Path | PIL.Image.Image | np.ndarray[Any, Any] | Tensor"
 """A file, a Pillow image, an array `(h, w, 3)` of bytes or in [0, 1], a tensor `(1, 3, h, w)` in [0, 1]."""

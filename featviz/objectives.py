@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.errors import InvalidValue, PositionOutOfRange
@@ -104,6 +105,83 @@ def guide(address: str, features: Tensor) -> Objective:
     return Objective((address,), measure, f"{address} guided")
 
 
+def diversity(address: str) -> Objective:
+    """How unlike the images of a batch are: -mean_{j≠i} cos(G_i, G_j), G the Gram matrices of a layer.
+
+    The one objective whose score depends on the whole batch, for several faces of one unit (Olah et al.
+    2017, after lucid). An image alone has 0.
+    """
+
+    def measure(acts: Activations) -> Tensor:
+        found = _positions(acts[address])  # (b, c, n)
+        gram = F.normalize((found @ found.transpose(1, 2)).flatten(1), dim=1)
+        alike = gram @ gram.T  # (b, b)
+        others: Tensor = (alike.sum(1) - alike.diagonal()) / max(1, len(alike) - 1)
+        return -others
+
+    return Objective((address,), measure, f"diversity of {address}")
+
+
+def caricature(address: str, cosine_power: float = 4.0) -> Objective:
+    """The mean over positions of a·p · max(.1, cos(a, p))^power, p what a photo gives there (lucid).
+
+    A comparison: it takes the activations of b pictures and, after them, of b photos `(2b, c, h, w)`.
+    """
+
+    def measure(acts: Activations) -> Tensor:
+        own, photo = _positions(acts[address]).chunk(2)
+        dot = (own * photo).sum(1)
+        length = own.norm(dim=1) * photo.norm(dim=1) + 1e-6
+        along: Tensor = dot * (dot / length).clamp(min=0.1).pow(cosine_power)
+        return along.mean(1)
+
+    return Objective((address,), measure, f"caricature of {address}")
+
+
+def inversion(address: str) -> Objective:
+    """-‖a - p‖² / ‖p‖²: as near to a photo's activation p as can be (Mahendran & Vedaldi 2015, eq. 1 and 2).
+
+    A comparison, as `caricature`.
+    """
+
+    def measure(acts: Activations) -> Tensor:
+        own, photo = acts[address].flatten(1).chunk(2)
+        return -(own - photo).square().sum(1) / photo.square().sum(1).clamp(min=1e-12)
+
+    return Objective((address,), measure, f"inversion of {address}")
+
+
+def likeness(address: str) -> Objective:
+    """-‖a - p‖ / ‖p‖: what keeps an accentuated photo itself (Hamblin et al. 2024).
+
+    A comparison, as `caricature`.
+    """
+
+    def measure(acts: Activations) -> Tensor:
+        own, photo = acts[address].flatten(1).chunk(2)
+        away: Tensor = (own - photo).norm(dim=1) / photo.norm(dim=1).clamp(min=1e-6)
+        return -away
+
+    return Objective((address,), measure, f"likeness in {address}")
+
+
+def accentuation(target: Objective, address: str, weight: float) -> Objective:
+    """A target, less `weight` times how far the picture has gone from its photo at a layer; a comparison."""
+    like = likeness(address)
+
+    def measure(acts: Activations) -> Tensor:
+        own = target.measure({layer: found.chunk(2)[0] for layer, found in acts.items()})
+        return own + weight * like.measure(acts)
+
+    layers = tuple(dict.fromkeys((*target.layers, address)))
+    return Objective(layers, measure, f"{target.name} accentuated")
+
+
+def channel_means(activation: Tensor) -> Tensor:
+    """The mean of every channel over its positions `(b, c)`, of maps, tokens and vectors alike."""
+    return _positions(activation).mean(2)
+
+
 def _positions(activation: Tensor) -> Tensor:
     """Maps, tokens and vectors alike as `(b, channels, positions)`."""
     if activation.dim() == 3:  # tokens (b, n, d)
@@ -118,4 +196,12 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "class": class_,
     "direction": direction,
     "guide": guide,
+    "diversity": diversity,
 }
+
+COMPARISONS: dict[str, Callable[..., Objective]] = {
+    "caricature": caricature,
+    "inversion": inversion,
+    "likeness": likeness,
+}
+"""Objectives that hold pictures against photos, which stand after them in the batch."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from featviz.errors import UnknownName
-from featviz.settings import RenderSettings
+from featviz.render_settings import RenderSettings
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,45 @@ PRESETS: dict[str, Preset] = {
             "cooling": 0.4,
         },
     ),
+    "whole": Preset(
+        "featviz",
+        "the picture seen whole, hardly moved: what caricature, invert and accentuate start with",
+        {
+            "steps": 256,
+            "rate": 0.05,
+            "decay": 1.2,
+            "contrast": 1.2,
+            "view_low": 0.92,
+            "view_high": 1.02,
+            "rotate": 3.0,
+            "noise": 0.03,
+            "cooling": 0.4,
+        },
+    ),
     "fourier": Preset(
         "Olah et al. 2017; lucid",
         "textures and parts: decorrelated Fourier, small shifts, turns and magnifications",
         {"steps": 512, "decay": 1.0, "jitter": 8, "rotate": 10.0, "scale": 0.1},
+    ),
+    "maco": Preset(
+        "Fel et al. 2023; fewer and wider views than theirs",
+        "natural light and colours: phase alone, the spectrum of natural images held",
+        {
+            "param": "maco",
+            "optimizer": "nadam",
+            "rate": 0.3,
+            "steps": 256,
+            "view_low": 0.3,
+            "view_high": 1.0,
+            "view_scale": 0.715,
+            "views": 2,
+            "noise": 0.08,
+        },
+    ),
+    "cppn": Preset(
+        "Mordvintsev et al. 2018; lucid",
+        "smooth forms at any size, painted by a small network of the coordinates",
+        {"param": "cppn", "rate": 0.005, "steps": 256, "start_noise": 0.0},
     ),
     "gaussian": Preset(
         "the plain loop of Yosinski et al. 2015: add the gradient, blur, repeat",
@@ -95,6 +130,7 @@ OFF: Mapping[str, Any] = {
     "optimizer": "adam",
     "decay": 1.0,
     "cooling": 0.0,
+    "start_noise": 10 / 255,
     "view_low": 1.0,
     "view_high": 1.0,
     "view_scale": 1.0,
@@ -114,7 +150,10 @@ OFF: Mapping[str, Any] = {
 """What a setting is where neither the user nor the preset says."""
 
 
-def resolved(settings: RenderSettings) -> RenderSettings:
+_Any = TypeVar("_Any", bound=RenderSettings)
+
+
+def resolved(settings: _Any) -> _Any:
     """The settings with everything left open filled in by their preset; raises `PresetNotFound`."""
     name = settings.preset or DEFAULT
     if name not in PRESETS:

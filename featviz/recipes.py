@@ -14,12 +14,21 @@ import torch
 from featviz.errors import ModelError, RecipeError
 from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
 from featviz.output.photos import Photo
-from featviz.settings import DreamSettings, RenderSettings, Settings
+from featviz.render_settings import (
+    AccentuationSettings,
+    CaricatureSettings,
+    InversionSettings,
+    RenderSettings,
+)
+from featviz.settings import DreamSettings, Settings
 from featviz.types import Model
 
 SETTINGS: dict[str, type[Settings]] = {
     "dream": DreamSettings,
     "render": RenderSettings,
+    "caricature": CaricatureSettings,
+    "inversion": InversionSettings,
+    "accentuation": AccentuationSettings,
     "activations": ActivationSettings,
     "kernels": KernelSettings,
     **{f"explain {method}": settings for method, settings in EXPLAIN_SETTINGS.items()},

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
 from featviz.attribution.sweeps import Sweep
-from featviz.cards import card
 from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
 from featviz.errors import NonFiniteScore
 from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
@@ -21,42 +18,17 @@ from featviz.output.explanations import Explanations
 from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
-from featviz.output.sheets import contact_sheet, grid, kernel_sheet, stacked
-from featviz.presets import resolved
+from featviz.output.sheets import contact_sheet, kernel_sheet, stacked
 from featviz.recipes import Recipe, load_model
-from featviz.settings import DreamSettings, RenderSettings
-from featviz.targets import objective_of
+from featviz.rendering import run_render
+from featviz.settings import DreamSettings
+from featviz.targets import BETWEEN_TARGETS
 from featviz.types import Model, Objective
-from featviz.visualize import render
+from featviz.watching import Progress, Watch
 from featviz.zoom import frame_steps, zoom_frames
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: the share of the work done, the step, and the picture made on demand."""
-
-    done: float
-    step: int
-    steps: int
-    octave: int
-    octaves: int
-    frame: int
-    frames: int
-    scores: Tensor
-    image: Callable[[], Tensor]
-
-
-RENDERED = 16
-"""Pictures made in one batch; a larger sheet is made part by part."""
-
-BETWEEN_TARGETS = " | "
-"""What stands between the targets of one recipe."""
 
 Made: TypeAlias = "Picture | Film | Explanations"
 """What a run gives."""
-
-Watch = Callable[[Progress], bool | None]
-"""Called after each step; a true answer ends the run with the picture as it stands."""
 
 
 def run(
@@ -113,12 +85,12 @@ class _Dream:
             (sum(work[: frame - 1]) + work[frame - 1] * share) / sum(work),
             step.index,
             steps,
+            step.scores,
+            lambda: self.picture(step),
             step.octave,
             step.octaves,
             frame,
             frames,
-            step.scores,
-            lambda: self.picture(step),
         )
 
     def still(self, alpha: Tensor | None) -> Picture:
@@ -193,46 +165,6 @@ def _mask(mask: Photo, image: Tensor) -> Tensor:
     return resize(grey, (image.shape[2], image.shape[3])).to(image.device)
 
 
-def _run_render(
-    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
-) -> Picture:
-    settings = resolved(RenderSettings.make(**recipe.settings))
-    targets = [target] if isinstance(target, Objective) else target.split(BETWEEN_TARGETS)
-    done: list[Tensor] = []
-    status, steps = "complete", settings.steps or 1
-    for start in range(0, len(targets), RENDERED):
-        part = targets[start : start + RENDERED]
-        try:
-            for step in render(model, part, settings):
-                share = (start + len(part) * step.index / steps) / len(targets)
-                shown = partial(getattr, step, "image")
-                if watch(Progress(share, step.index, steps, 1, 1, 1, 1, step.scores, shown)):
-                    status = "interrupted"
-                    break
-        except NonFiniteScore as error:
-            kept = _on_one_sheet(model, torch.cat([*done, error.image]), targets)
-            error.image = Picture(kept, replace(recipe, status="failed").plain())
-            raise
-        done.append(step.image)
-        if status == "interrupted":
-            break
-    images = torch.cat(done)
-    objectives = [objective_of(model, each) for each in targets[: len(images)]]
-    cards = [card(model, o, one[None]) for o, one in zip(objectives, images, strict=True)]
-    made = replace(recipe, status=status, cards=cards)
-    return Picture(_on_one_sheet(model, images, targets), made.plain())
-
-
-def _on_one_sheet(model: Model, images: Tensor, targets: Sequence[str | Objective]) -> Tensor:
-    """One image as it is, several `(b, 3, h, w)` as a sheet with captions."""
-    if len(images) == 1:
-        return images
-    names = [objective_of(model, each).name for each in targets[: len(images)]]
-    columns = next((c for c in (4, 5, 6, 3) if len(images) % c == 0), 4)
-    sheet = grid([image[None] for image in images], names, columns=columns, cell=max(images.shape[2:]))
-    return from_pil(sheet)[0]
-
-
 def _run_explain(
     recipe: Recipe,
     model: Model,
@@ -276,7 +208,7 @@ def _run_kernels(
 
 RUNNERS: dict[str, Callable[..., Made]] = {
     "dream": _run_dream,
-    "render": _run_render,
+    **dict.fromkeys(("render", "caricature", "inversion", "accentuation"), run_render),
     "activations": _run_activations,
     "kernels": _run_kernels,
     **{f"explain {method}": _run_explain for method in EXPLAIN_SETTINGS},

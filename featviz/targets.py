@@ -6,6 +6,7 @@
             | layer ':' channel          the mean of one channel
             | layer ':' channel '@' row ',' col | layer ':' channel '@middle'     one neuron
             | layer ':' file.npy         a direction among the channels (.npy or .pt)
+            | layer ':random' [number]   a random direction, the same for the same number
             | 'class:' (number | name | '"' name '"')
 
 A layer is a dotted path, `path#call` or a stage alias; a name with spaces is quoted. A minus needs
@@ -15,7 +16,7 @@ a space before it, since class names hold hyphens.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +27,10 @@ from featviz.errors import ChannelOutOfRange, InvalidValue, TargetSyntax
 from featviz.layer_table import Layer, layer_table
 from featviz.layers import find_layer
 from featviz.models.labels import class_index
-from featviz.types import OUTPUT, Model, Objective
+from featviz.types import OUTPUT, Draws, Model, Objective
+
+BETWEEN_TARGETS = " | "
+"""What stands between the targets of one recipe."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,10 @@ class _Reader:
         if re.match(r"\d+(?![^\s+*@])", self.text[self.at :]):
             channel = int(self.match(re.compile(r"\d+"), "a channel number")[0])
             return None, layer, channel, self.position() if self.take("@") else None, None
+        drawn = re.compile(r"random\d*(?![^\s+*])").match(self.text, self.at)
+        if drawn:
+            self.at = drawn.end()
+            return None, layer, None, None, drawn[0]
         start = self.at
         file = self.name("a channel number, or a direction's .npy or .pt file")
         if not file.endswith((".npy", ".pt")):
@@ -168,7 +176,8 @@ def _objective(model: Model, unit: Unit) -> Objective:
         return objectives.class_(index, model.labels[index] if model.labels else "")
     found = find_layer(model, unit.layer)
     if unit.direction is not None:
-        return objectives.direction(found.address, _vector(unit.direction, found))
+        name = f"{found.address}:{unit.direction}"
+        return replace(objectives.direction(found.address, _vector(unit.direction, found)), name=name)
     if unit.channel is None:
         return objectives.layer(found.address)
     if unit.channel >= found.channels:
@@ -190,7 +199,11 @@ def class_number(objective: Objective, classes: int) -> int | None:
 
 
 def _vector(file: str, layer: Layer) -> Tensor:
-    """A direction from a .npy or .pt file; never unpickles code."""
+    """A direction from a .npy or .pt file (never unpickles code), or a random one of length 1."""
+    if file.startswith("random"):
+        drawn = Draws([int(file[6:] or 0)], "direction").normal(layer.channels)[0]
+        unit: Tensor = drawn / drawn.norm()
+        return unit
     try:
         if file.endswith(".npy"):
             import numpy as np

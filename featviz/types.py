@@ -142,6 +142,12 @@ class Draws:
     def __init__(self, seeds: Sequence[int], *stream: object) -> None:
         self.generators = [torch.Generator().manual_seed(derive_seed(s, *stream)) for s in seeds]
 
+    def copy(self) -> Draws:
+        """The same draws again, from here on."""
+        twin = Draws(())
+        twin.generators = [torch.Generator().set_state(each.get_state()) for each in self.generators]
+        return twin
+
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """`(b, *shape)` numbers in [low, high)."""
         return torch.stack([torch.rand(shape, generator=g) for g in self.generators]) * (high - low) + low

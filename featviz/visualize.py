@@ -1,64 +1,96 @@
-"""Feature visualization: images from gaussian noise that excite their targets (Olah et al. 2017)."""
+"""Feature visualization: images that excite their targets, ascended from noise (Olah et al. 2017)."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from featviz.ascent import ascend
-from featviz.backward.rules import RULES, ReluRule
 from featviz.engines import engine_for
-from featviz.errors import InvalidValue, nearest
-from featviz.layers import activations, check_size, fits, frozen
-from featviz.params import PARAMETERIZATIONS, gaussian_noise
-from featviz.presets import resolved
-from featviz.regularizers import CENTER, blur, contribution_clip, decay, norm_clip
-from featviz.settings import RenderSettings
-from featviz.targets import objective_of
-from featviz.transforms import jitter, noise, pad, view
-from featviz.types import (
-    Engine,
-    Model,
-    Objective,
-    Parameterization,
-    Projection,
-    Score,
-    Step,
-    Transform,
-    derive_seed,
+from featviz.errors import InvalidValue
+from featviz.ingredients import (
+    beside,
+    normalised,
+    optimizer,
+    parameterization,
+    projections,
+    robustness,
+    waking,
+    warmth,
 )
-
-OPTIMIZERS = ("adam", "gradient", "normalised")
-WAKING = 16
-"""Steps with redirected gradients (lucid)."""
-
-COLOURS = 255.0 * 255.0  # a step of the paper's, on 0 to 255 in value and in gradient, in our units
+from featviz.layer_table import layer_table
+from featviz.layers import activations, check_size, fits, frozen
+from featviz.objectives import diversity
+from featviz.params import gaussian_noise
+from featviz.presets import resolved
+from featviz.regularizers import CENTER
+from featviz.render_settings import RenderSettings
+from featviz.targets import objective_of
+from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
 
 
 def render(
-    model: Model, targets: str | Objective | Sequence[str | Objective], settings: RenderSettings
+    model: Model,
+    targets: str | Objective | Sequence[str | Objective],
+    settings: RenderSettings,
+    *,
+    photo: Tensor | None = None,
+    from_photo: bool = False,
+    spectrum: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Ascend from gaussian noise to images `(b, 3, h, w)` that excite their targets, one `Step` at a time.
+    """Ascend to images `(b, 3, h, w)` that excite their targets, one `Step` at a time.
 
-    One target or a batch of them; each image has a seed of its own, from the settings' seed and its target's
-    name, so that its batch mates do not matter. Raises `ImageTooSmall` where the picture does not reach the
-    layers, `ImageMisfit` where the network takes one size and the steps would show it another.
+    One target or a batch of them, each with `settings.diversity` images in a row. Each image has a seed of
+    its own, from the settings' seed and its target's name, so that its batch mates do not matter beyond
+    rounding (which an ascent magnifies). They start from gaussian noise, or `from_photo`. With a `photo`
+    `(1, 3, h, w)` the targets are comparisons, and the images have its size. `spectrum` is what
+    `measure_spectrum` gave, for maco. Raises `ImageTooSmall` where the picture does not reach the layers,
+    `ImageMisfit` where the network takes one size and the steps would show it another.
     """
     wanted = [targets] if isinstance(targets, (str, Objective)) else targets
     objectives = [objective_of(model, each) for each in wanted]
     settings = resolved(settings)
-    size = (settings.size, settings.size) if settings.size else model.input_size
-    layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
-    settings = _seen(model, layers, settings, size)
-    seeds = [derive_seed(settings.seed, objective.name) for objective in objectives]
-    start = gaussian_noise(seeds, size).to(model.device)
-    param = _parameterization(start, settings)
-    return _climb(model, _batch_score(model, objectives, layers, settings.views or 1), param, settings, seeds)
+    size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
+    score = _BatchScore.of(model, objectives, settings, photo is not None)
+    settings = _seen(model, score.layers, settings, size)
+    seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
+    if from_photo and photo is not None:
+        start = photo.expand(len(seeds), -1, -1, -1).to(model.device)
+    else:
+        start = gaussian_noise(_starts(settings, seeds), size, sd=settings.start_noise or 0.0).to(
+            model.device
+        )
+    moved = robustness(settings)
+    if photo is not None:
+        moved = [beside(photo.to(model.device), moved)]
+    param = parameterization(start.to(model.device), settings, seeds, spectrum)
+    return _climb(score, param, optimizer(param, settings), settings, seeds, moved)
+
+
+def seeds_of(objective: Objective, settings: RenderSettings) -> list[int]:
+    """A seed for each of an objective's faces, the first as if there were no other."""
+    own = derive_seed(settings.seed, objective.name)
+    return [own] + [derive_seed(own, "face", face) for face in range(1, settings.diversity)]
+
+
+def picture_size(model: Model, settings: RenderSettings) -> tuple[int, int]:
+    """(rows, columns) of a picture from noise: `size` on the shorter side, or the network's input."""
+    if settings.size is None and settings.aspect is None:
+        return model.input_size
+    rows, columns = model.input_size
+    aspect = settings.aspect or columns / rows
+    side = settings.size or min(model.input_size)
+    return (side, max(1, round(side * aspect))) if aspect >= 1 else (max(1, round(side / aspect)), side)
+
+
+def _starts(settings: RenderSettings, seeds: Sequence[int]) -> list[int]:
+    if not settings.same_start:
+        return list(seeds)
+    faces = [derive_seed(settings.seed, "start", face) for face in range(settings.diversity)]
+    return faces * (len(seeds) // len(faces))
 
 
 def _seen(
@@ -74,45 +106,99 @@ def _seen(
     return settings
 
 
-def _batch_score(model: Model, objectives: Sequence[Objective], layers: Sequence[str], views: int) -> Score:
-    """Images `(b · views, 3, h, w)` -> `(b,)`: each image's own objective, the mean over its views."""
+@dataclass(frozen=True, eq=False)
+class _BatchScore:
+    """Images `(b · views, 3, h, w)` -> `(b,)`: each image's own objective, the mean over its views.
 
-    def measured(image: Tensor) -> Tensor:
-        found = activations(model, image, layers)
-        if len(objectives) == 1:
-            return objectives[0].measure(found).mean(0, keepdim=True)
+    An objective has `faces` images in a row. Where they are `compared`, as many views of the photo follow.
+    """
+
+    model: Model
+    objectives: Sequence[Objective]
+    apart: Sequence[Objective | None]
+    layers: Sequence[str]
+    settings: RenderSettings
+    compared: bool
+
+    @classmethod
+    def of(
+        cls, model: Model, objectives: Sequence[Objective], settings: RenderSettings, compared: bool
+    ) -> _BatchScore:
+        many = settings.diversity > 1
+        apart = [diversity(_texture_layer(model, each)) if many else None for each in objectives]
+        layers = [layer for o in [*objectives, *apart] if o is not None for layer in o.layers]
+        return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        both = image.chunk(2) if self.compared else (image,)
+        found = activations(self.model, both[0], self.layers)
+        other = {}
+        if self.compared:
+            with torch.no_grad():
+                other = activations(self.model, both[1], self.layers)
+        count = len(both[0]) // len(self.objectives)
         scores = []
-        for i, objective in enumerate(objectives):
-            own = {layer: found[layer][i * views : (i + 1) * views] for layer in objective.layers}
-            scores.append(objective.measure(own).mean())
-        return torch.stack(scores)
+        for i, objective in enumerate(self.objectives):
+            own = {layer: found[layer][i * count : (i + 1) * count] for layer in self.layers}
+            pair = {layer: other[layer][i * count : (i + 1) * count] for layer in other}
+            scores.append(self._faces(objective, self.apart[i], own, pair))
+        return torch.cat(scores)
 
-    return measured
+    def _faces(
+        self,
+        objective: Objective,
+        apart: Objective | None,
+        own: dict[str, Tensor],
+        other: dict[str, Tensor],
+    ) -> Tensor:
+        """`(faces,)` scores of one objective, with what their unlikeness adds, on its activations' scale."""
+        faces = self.settings.diversity
+        both = {layer: torch.cat([own[layer], other[layer]]) for layer in own} if other else own
+        scores = objective.measure(both).view(faces, -1).mean(1)
+        if apart is not None:
+            unlike = apart.measure({layer: own[layer][:: self.settings.views or 1] for layer in apart.layers})
+            scores = scores + self.settings.diversity_weight * scores.detach().abs() * unlike
+        return scores
+
+
+def _texture_layer(model: Model, objective: Objective) -> str:
+    """Where faces are told apart: at the objective's own layer, for a class the last with positions."""
+    for layer in objective.layers:
+        if layer != OUTPUT:
+            return layer
+    found = [row.address for row in layer_table(model) if row.spatial or len(row.shape) == 3]
+    if not found:
+        raise InvalidValue(f"{model.name} has no layer with positions, so faces cannot be told apart")
+    return found[-1]
 
 
 def _climb(
-    model: Model, measured: Score, param: Parameterization, settings: RenderSettings, seeds: Sequence[int]
+    score: _BatchScore,
+    param: Parameterization,
+    mover: torch.optim.Optimizer,
+    settings: RenderSettings,
+    seeds: Sequence[int],
+    moved: Sequence[Transform],
 ) -> Iterator[Step]:
-    optimizer = _optimizer(param, settings)
     steps = settings.steps or 1
     with torch.enable_grad():
         shape = param.decode().shape
-    with frozen(model.net):
+    with frozen(score.model.net):
         climb = ascend(
-            measured,
+            score,
             param,
-            optimizer,
+            mover,
             steps=steps,
             seeds=seeds,
-            engine=_waking(engine_for(settings, (shape[2], shape[3]))[0], settings),
-            transforms=robustness(settings),
-            projections=_projections(settings),
-            precondition=_normalised if settings.optimizer == "normalised" else None,
+            engine=waking(engine_for(settings, (shape[2], shape[3]))[0], settings),
+            transforms=moved,
+            projections=projections(settings),
+            precondition=normalised if settings.optimizer == "normalised" else None,
         )
-        full = optimizer.param_groups[0]["lr"]
+        full = mover.param_groups[0]["lr"]
         for step in climb:
             yield replace(step, image=stretched(step.image)) if settings.stretch else step
-            optimizer.param_groups[0]["lr"] = full * _warmth(step.index / steps, settings.cooling or 0.0)
+            mover.param_groups[0]["lr"] = full * warmth(step.index / steps, settings.cooling or 0.0)
 
 
 def stretched(image: Tensor, share: float = 0.995) -> Tensor:
@@ -124,80 +210,3 @@ def stretched(image: Tensor, share: float = 0.995) -> Tensor:
     flat = away.abs().flatten(1)
     reach = flat.kthvalue(max(1, round(share * flat.shape[1])), dim=1).values.clamp(min=1e-6)
     return (0.5 + away / (2 * reach.view(-1, 1, 1, 1))).clamp(0, 1)
-
-
-def _waking(inner: Engine, settings: RenderSettings) -> Engine:
-    """For the first steps gates that let nothing of a picture through pass the gradient on.
-
-    A unit that noise does not wake would have no gradient at all (lucid's redirected ReLU gradients).
-    """
-    calls = itertools.count(1)
-
-    def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
-        if settings.compile or next(calls) > WAKING:
-            return inner(score, image)
-        with ReluRule(RULES["redirected"]):
-            return inner(score, image)
-
-    return engine
-
-
-def _warmth(done: float, cooling: float) -> float:
-    """The share of the learning rate at a share of the steps: 1, then half a cosine down to a twentieth."""
-    left = (1 - done) / cooling if cooling else 1.0
-    return 1.0 if left >= 1 else 0.05 + 0.95 * (1 - math.cos(math.pi * left)) / 2
-
-
-def _optimizer(param: Parameterization, settings: RenderSettings) -> torch.optim.Optimizer:
-    name, rate = settings.optimizer or "adam", settings.rate or 0.05
-    if name not in OPTIMIZERS:
-        raise InvalidValue(f"optimizer {name!r}{nearest(name, OPTIMIZERS)}; one of {', '.join(OPTIMIZERS)}")
-    if name == "adam":
-        return torch.optim.Adam(param.values, lr=rate, maximize=True)
-    return torch.optim.SGD(param.values, lr=rate / COLOURS if name == "gradient" else rate, maximize=True)
-
-
-def _normalised(gradient: Tensor, _step: int) -> Tensor:
-    return gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-12)
-
-
-def robustness(settings: RenderSettings) -> list[Transform]:
-    """What a step sees of the picture: shifted, turned, magnified, in part, with noise.
-
-    With shifts the order is lucid's: pad, jitter, magnify and turn, jitter by half.
-    """
-    wide, narrow = settings.jitter or 0, (settings.jitter or 0) // 2
-    transforms = [pad(wide + narrow, 0.5), jitter(wide)] if wide else []
-    low, high = settings.view_low or 1.0, settings.view_high or 1.0
-    factors = [1 + (settings.scale or 0.0) * k / 5 for k in range(-5, 6)] if settings.scale else [1.0]
-    turned = bool(settings.rotate or settings.scale or settings.view_scale != 1.0)
-    if turned or (low, high) != (1.0, 1.0) or (settings.views or 1) > 1:
-        transforms.append(
-            view(low, high, settings.rotate or 0.0, factors, settings.view_scale or 1.0, settings.views or 1)
-        )
-    transforms += [jitter(narrow)] if narrow else []
-    return [*transforms, noise(settings.noise)] if settings.noise else transforms
-
-
-def _projections(settings: RenderSettings) -> list[Projection]:
-    """Yosinski's regularizers in the paper's order: decay, blur, then what is cleared."""
-    made = []
-    if settings.shrink:
-        made.append(decay(settings.shrink))
-    if settings.blur:
-        made.append(blur(settings.blur, settings.blur_every or 1))
-    if settings.norm_percentile:
-        made.append(norm_clip(settings.norm_percentile))
-    if settings.contribution_percentile:
-        made.append(contribution_clip(settings.contribution_percentile))
-    return made
-
-
-def _parameterization(start: Tensor, settings: RenderSettings) -> Parameterization:
-    name = settings.param or "fourier"
-    if name not in PARAMETERIZATIONS:
-        known = ", ".join(PARAMETERIZATIONS)
-        raise InvalidValue(f"param {name!r}{nearest(name, PARAMETERIZATIONS)}; one of {known}")
-    if name == "fourier":
-        return PARAMETERIZATIONS["fourier"](start, decay=settings.decay, contrast=settings.contrast)
-    return PARAMETERIZATIONS[name](start)

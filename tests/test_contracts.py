@@ -38,6 +38,7 @@ OBJECTIVE = {
     "class": (3,),
     "direction": ("conv3", torch.linspace(0.2, 1, 8)),
     "guide": ("conv3", torch.ones(1, 8, 2, 2)),
+    "diversity": ("conv3",),
 }
 TRANSFORM = {
     "jitter": (3,),
@@ -61,6 +62,19 @@ def test_objectives_climb_on_a_tiny_net(tiny, name):
     param = PARAMETERIZATIONS["pixels"](unit_images(2, 3, 32, 32) * 0.2 + 0.4)
     optimizer = torch.optim.Adam(param.values, lr=0.02, maximize=True)
     scores = torch.stack([s.scores for s in ascend(measured, param, optimizer, steps=15, seeds=[0, 1])])
+    assert scores.shape == (15, 2)
+    assert (scores[-1] > scores[0]).all()
+
+
+@pytest.mark.parametrize("name", list(objectives.COMPARISONS))
+def test_comparisons_climb_towards_the_photo(tiny, name):
+    """Two pictures and, after them, what each is held against."""
+    photos = unit_images(2, 3, 32, 32, seed=5)
+    measured = score(tiny, objectives.COMPARISONS[name]("conv3"))
+    param = PARAMETERIZATIONS["pixels"](unit_images(2, 3, 32, 32) * 0.2 + 0.4)
+    optimizer = torch.optim.Adam(param.values, lr=0.02, maximize=True)
+    climb = ascend(lambda image: measured(torch.cat([image, photos])), param, optimizer, steps=15)
+    scores = torch.stack([step.scores for step in climb])
     assert scores.shape == (15, 2)
     assert (scores[-1] > scores[0]).all()
 

@@ -10,7 +10,8 @@ from featviz.deepdream import dream, picture
 from featviz.layers import score
 from featviz.params import PARAMETERIZATIONS
 from featviz.regularizers import PENALTIES, PROJECTIONS
-from featviz.settings import DreamSettings, RenderSettings
+from featviz.render_settings import RenderSettings
+from featviz.settings import DreamSettings
 from featviz.transforms import TRANSFORMS
 from featviz.types import Model
 from featviz.visualize import render
@@ -28,6 +29,7 @@ OBJECTIVE_SETTINGS = {
     "class": (2,),
     "direction": ("conv2", torch.ones(8), 2.0),  # its vector comes from a file, on the CPU
     "guide": ("conv2", torch.ones(1, 8, 4, 4)),
+    "diversity": ("conv2",),
 }
 
 

@@ -9,7 +9,8 @@ from featviz.api import as_photo
 from featviz.errors import ModelError, RecipeError
 from featviz.output import recipe_text
 from featviz.recipes import Recipe, load_model, recipe_for, versions
-from featviz.settings import DreamSettings, RenderSettings
+from featviz.render_settings import RenderSettings
+from featviz.settings import DreamSettings
 
 WHOLE = {
     "command": "dream",

@@ -3,7 +3,8 @@
 import pytest
 
 from featviz.errors import InvalidValue
-from featviz.settings import DreamSettings, RenderSettings, SettingNotFound
+from featviz.render_settings import RenderSettings
+from featviz.settings import DreamSettings, SettingNotFound
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,16 @@ from conftest import tiny_model
 from torch import nn
 
 from featviz.errors import ImageTooSmall, InvalidValue
+from featviz.ingredients import robustness, warmth
 from featviz.layers import score
 from featviz.params import PARAMETERIZATIONS, gaussian_noise
 from featviz.presets import DEFAULT, OFF, PRESETS, PresetNotFound, resolved
 from featviz.recipes import recipe_for
+from featviz.render_settings import RenderSettings
 from featviz.runs import run
-from featviz.settings import RenderSettings
 from featviz.targets import objective_of
 from featviz.types import Draws, Model, derive_seed
-from featviz.visualize import _warmth, render, robustness, stretched
+from featviz.visualize import render, stretched
 
 
 def rendered(model, target, **settings):
@@ -49,7 +50,7 @@ def test_thirty_steps_excite_the_target_well_above_noise(embedded, target, prese
 def test_every_parameterization_climbs(name):
     model = tiny_model()
     measured = score(model, objective_of(model, "conv3:2"))
-    made = rendered(model, "conv3:2", preset="fourier", size=32, steps=20, param=name)
+    made = rendered(model, "conv3:2", preset="fourier", size=32, steps=20, param=name, rate=0.3)
     noise = measured(gaussian_noise(list(range(8)), (32, 32)))
     assert float(measured(made)) > float(noise.mean()) + 4 * float(noise.std())
 
@@ -88,9 +89,9 @@ def test_a_blurred_picture_is_smoother():
     assert roughness(blur=1.5, blur_every=2) < 0.6 * roughness()
 
 
-@pytest.mark.parametrize("name", ["furier", "cppn"])
+@pytest.mark.parametrize("name", ["furier", "cpppn"])
 def test_an_unknown_parameterization(name):
-    with pytest.raises(InvalidValue, match=f"param '{name}'.*one of pixels, fourier"):
+    with pytest.raises(InvalidValue, match=f"param '{name}'.*one of pixels, fourier, maco, cppn"):
         render(tiny_model(), "conv2:1", RenderSettings(param=name))
 
 
@@ -166,9 +167,9 @@ def test_batch_mates_do_not_matter(preset):
 
 
 def test_the_rate_falls_over_the_last_part():
-    assert [_warmth(done, 0.5) for done in (0.0, 0.25, 0.5)] == [1.0, 1.0, 1.0]
-    assert _warmth(0.75, 0.5) == pytest.approx(0.05 + 0.95 / 2) and _warmth(1.0, 0.5) == pytest.approx(0.05)
-    assert _warmth(1.0, 0.0) == 1.0
+    assert [warmth(done, 0.5) for done in (0.0, 0.25, 0.5)] == [1.0, 1.0, 1.0]
+    assert warmth(0.75, 0.5) == pytest.approx(0.05 + 0.95 / 2) and warmth(1.0, 0.5) == pytest.approx(0.05)
+    assert warmth(1.0, 0.0) == 1.0
 
 
 def test_several_views_of_one_image_are_its_mean():
@@ -190,7 +191,7 @@ def test_a_unit_that_noise_does_not_wake_is_woken(monkeypatch):
     assert float(measured(gaussian_noise(list(range(8)), (16, 16))).max()) == 0
     settings = {"preset": "fourier", "size": 16, "jitter": 0, "steps": 40, "rate": 0.2}
     assert float(measured(rendered(model, "1:0", **settings))) > 0.05
-    monkeypatch.setattr("featviz.visualize.WAKING", 0)
+    monkeypatch.setattr("featviz.ingredients.WAKING", 0)
     assert float(measured(rendered(model, "1:0", **settings))) == 0
 
 
@@ -205,9 +206,8 @@ def test_a_stretched_picture_fills_the_range_about_grey():
 
 def test_a_large_sheet_is_made_part_by_part(monkeypatch):
     """And Ctrl-C in the second part keeps the first."""
-    monkeypatch.setattr("featviz.runs.RENDERED", 2)
     model = tiny_model()
-    settings = resolved(RenderSettings(preset="fourier", size=32, steps=3))
+    settings = resolved(RenderSettings(preset="fourier", size=32, steps=3, batch=2))
     recipe = recipe_for("render", model, "conv2:0 | conv2:1 | conv2:2", settings)
     done = []
 

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from featviz.cli.comparing import accentuate, caricature, invert
 from featviz.cli.dream import dream
 from featviz.cli.explain import app as explain
 from featviz.cli.making import drop_empty_folders
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
 from featviz.cli.sheets import activations, kernels
-from featviz.cli.visualize import channel, class_, neuron, presets
+from featviz.cli.visualize import channel, class_, neuron, presets, spectrum
 from featviz.errors import FeatvizError
 
 app = typer.Typer(
@@ -26,7 +27,9 @@ app = typer.Typer(
 )
 app.command()(dream)
 app.command("class")(class_)
-for command in (channel, neuron, activations, kernels, layers, models, presets, rerun):
+for command in (channel, neuron, caricature, invert, accentuate, activations, kernels):
+    app.command()(command)
+for command in (layers, models, presets, spectrum, rerun):
     app.command()(command)
 app.add_typer(explain, name="explain")
 

@@ -150,7 +150,7 @@ def _explain_one(model: Model, file: Path, place: Path, asked: Asked) -> Explana
     from featviz.explaining import top_classes
     from featviz.output import read_photo
     from featviz.recipes import recipe_for
-    from featviz.runs import BETWEEN_TARGETS
+    from featviz.targets import BETWEEN_TARGETS
 
     photo = read_photo(file)
     ready: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featviz.runs import Progress
+    from featviz.watching import Progress
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where no terminal shows a bar."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from featviz.params.colour import correlate, decorrelate
 from featviz.types import Parameterization
 
-_EDGE = 1e-4  # a sigmoid reaches neither 0 nor 1
+EDGE = 1e-4
+"""A sigmoid reaches neither 0 nor 1: what goes into its inverse stays so far inside."""
 
 
 def fourier(image: Tensor, decay: float = 1.0, contrast: float | None = None) -> Parameterization:
@@ -22,37 +23,47 @@ def fourier(image: Tensor, decay: float = 1.0, contrast: float | None = None) ->
     sigmoid is shrunk wherever its deviation exceeds that, so that no ascent burns the picture out.
     """
     h, w = image.shape[2:]
-    scale = _scale(h, w, decay).to(image.device)  # (h, w // 2 + 1)
+    scale = frequencies(h, w).pow(-decay).to(image.device)  # (h, w // 2 + 1)
     values = torch.empty(*image.shape[:2], *scale.shape, 2, dtype=torch.float32, device=image.device)
 
     @torch.no_grad()
     def assign(new: Tensor) -> None:
-        logits = torch.logit(new.float().clamp(_EDGE, 1 - _EDGE))
-        spectrum = torch.fft.rfft2(4 * decorrelate(logits), norm="ortho") / scale
-        values.copy_(torch.view_as_real(spectrum))
+        values.copy_(torch.view_as_real(4 * to_spectrum(new) / scale))
 
     def decode() -> Tensor:
-        with _full_precision(image.device.type):
-            planes = torch.fft.irfft2(torch.view_as_complex(values) * scale, s=(h, w), norm="ortho")
-            logits = correlate(planes / 4)
-            if contrast:
-                spread = logits.std((1, 2, 3), keepdim=True)
-                logits = logits * (contrast / spread.clamp(min=contrast))
-            return torch.sigmoid(logits)
+        with full_precision(image.device.type):
+            return from_spectrum(torch.view_as_complex(values) * (scale / 4), (h, w), contrast)
 
     assign(image)
     values.requires_grad_(True)
     return Parameterization((values,), decode, assign)
 
 
-def _full_precision(device: str) -> AbstractContextManager[object]:
+def to_spectrum(image: Tensor) -> Tensor:
+    """The spectrum `(b, 3, h, w // 2 + 1)` of an image's logits in decorrelated colour."""
+    logits = torch.logit(image.float().clamp(EDGE, 1 - EDGE))
+    spectrum: Tensor = torch.fft.rfft2(decorrelate(logits), norm="ortho")
+    return spectrum
+
+
+def from_spectrum(spectrum: Tensor, size: tuple[int, int], contrast: float | None = None) -> Tensor:
+    """The image `(b, 3, h, w)` of a spectrum, its logits' deviation held at `contrast`."""
+    logits = correlate(torch.fft.irfft2(spectrum, s=size, norm="ortho"))
+    if contrast:
+        spread = logits.std((1, 2, 3), keepdim=True)
+        logits = logits * (contrast / spread.clamp(min=contrast))
+    return torch.sigmoid(logits)
+
+
+def full_precision(device: str) -> AbstractContextManager[object]:
     """No autocast within: a spectrum outruns half precision."""
     available = torch.amp.is_autocast_available(device)  # not for the meta device
     return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
-def _scale(h: int, w: int, decay: float) -> Tensor:
+def frequencies(h: int, w: int) -> Tensor:
+    """`(h, w // 2 + 1)` frequencies in cycles per pixel, none below 1 / max(h, w)."""
     rows = torch.fft.fftfreq(h).view(-1, 1)
     columns = torch.fft.rfftfreq(w).view(1, -1)
-    scale: Tensor = (rows.square() + columns.square()).sqrt().clamp(min=1 / max(h, w)).pow(-decay)
-    return scale
+    found: Tensor = (rows.square() + columns.square()).sqrt().clamp(min=1 / max(h, w))
+    return found
