@@ -29,7 +29,7 @@ class RenderSettings(EngineSettings):
         panel="Engine",
     )
     same_start: bool = option(False, "start every picture from the same noise", panel="Making")
-    diversity_weight: float = option(2.0, "how much unlikeness counts", at_least=0, panel="Making")
+    diversity_weight: float = option(1.0, "how much unlikeness counts", at_least=0, panel="Making")
     rate: float | None = option(None, "learning rate", above=0, panel="Making")
     optimizer: str | None = option(
         None, "adam, nadam, gradient (its own size, on 0 to 255), normalised (to a mean of 1)", panel="Making"

@@ -135,12 +135,22 @@ def run_render(
 
 
 def _still(job: Rendering, watch: Watch) -> Picture:
-    done: list[Tensor] = []  # (states, targets, faces, 3, h, w) of each batch
+    images, status = ascended(job, watch)
+    made = replace(job.recipe, status=status, cards=job.cards(images[-1]))
+    return Picture(_on_one_sheet(job, images, job.states()), made.plain())
+
+
+def ascended(job: Rendering, watch: Watch) -> tuple[Tensor, str]:
+    """The pictures `(states, targets, faces, 3, h, w)`, batch by batch, and complete or interrupted.
+
+    Raises `NonFiniteScore` with the picture as it stood before.
+    """
+    done: list[Tensor] = []
     status = "complete"
     for start in range(0, len(job.wanted), job.batch):
         part = job.wanted[start : start + job.batch]
+        shown: list[Tensor] = []
         try:
-            shown: list[Tensor] = []
             for step in _noting(job, part, shown):
                 share = (start + len(part) * step.index / (job.settings.steps or 1)) / len(job.wanted)
                 if watch(_progress(job, step, share)):
@@ -154,9 +164,7 @@ def _still(job: Rendering, watch: Watch) -> Picture:
         done.append(_all_states(job, shown, step))
         if status == "interrupted":
             break
-    images = torch.cat(done, 1)
-    made = replace(job.recipe, status=status, cards=job.cards(images[-1]))
-    return Picture(_on_one_sheet(job, images, job.states()), made.plain())
+    return torch.cat(done, 1), status
 
 
 def _noting(job: Rendering, part: Sequence[Objective], shown: list[Tensor]) -> Iterator[Step]:

@@ -11,6 +11,7 @@ import typer
 from featviz.cli.comparing import accentuate, caricature, invert
 from featviz.cli.dream import dream
 from featviz.cli.explain import app as explain
+from featviz.cli.gallery import gallery
 from featviz.cli.making import drop_empty_folders
 from featviz.cli.models import layers, models
 from featviz.cli.rerun import rerun
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 app.command()(dream)
 app.command("class")(class_)
-for command in (channel, neuron, caricature, invert, accentuate, activations, kernels):
+for command in (channel, neuron, gallery, caricature, invert, accentuate, activations, kernels):
     app.command()(command)
 for command in (layers, models, presets, spectrum, rerun):
     app.command()(command)

@@ -77,7 +77,7 @@ def place_outputs(files: list[Path], output: OutputOptions, kind: str, suffix: s
         return [out]
     if is_file:
         raise InvalidValue(f"--out {output.out} is one file for {len(files)} photos: name a folder")
-    _make_folder(out)
+    make_folder(out)
     places = [out / f"{file.stem}_{kind}{suffix}" for file in files]
     if len(set(places)) < len(places):  # photo.jpg beside photo.png
         places = [out / f"{file.name}_{kind}{suffix}" for file in files]
@@ -89,7 +89,8 @@ def place_outputs(files: list[Path], output: OutputOptions, kind: str, suffix: s
 _made: list[Path] = []
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it; raises `OutputError`."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

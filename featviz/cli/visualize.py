@@ -58,11 +58,11 @@ def class_(
 
     featviz class tabby 130 "tiger cat" --out classes.png
     """
-    targets = [_class_target(each) for each in classes or []]
+    targets = [class_target(each) for each in classes or []]
     visualize(targets, "class", output, units, settings, model_options)
 
 
-def _class_target(text: str) -> str:
+def class_target(text: str) -> str:
     return f"class:{text}" if text == "all" or text.isdigit() else f'class:"{text}"'
 
 
