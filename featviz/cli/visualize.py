@@ -63,6 +63,7 @@ def class_(
 
 
 def class_target(text: str) -> str:
+    """The target of a class by its number or name; `class:all` for all."""
     return f"class:{text}" if text == "all" or text.isdigit() else f'class:"{text}"'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from featviz.output.pictures import read_recipe
 from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
 from featviz.site.exciting import Exciting
-from featviz.site.plan import MARK, Plan, Unit
+from featviz.site.plan import Plan, Unit
 
 HERE = Path(__file__).parent
 MAP = 28
@@ -48,11 +49,11 @@ def write_pages(plan: Plan, found: dict[str, list[Exciting]], title: str = "") -
         one = {"root": "../", "group": _groups(plan)[group], "units": units, **shared}
         written[_layer_page(group)] = pages.get_template("layer.html").render(**one)
         for k, unit in enumerate(units):
-            near = {
+            around = {
                 "before": units[k - 1] if k else None,
-                "after": units[k + 1] if k + 1 < len(units) else None,
+                "after": units[k + 1] if units[k + 1 :] else None,
             }
-            card = {"unit": unit, "one": told[unit.slug], **near}
+            card = {"unit": unit, "one": told[unit.slug], **around}
             written[unit.page] = pages.get_template("unit.html").render(**one, **card)
     written |= {f"assets/{each.name}": each.read_text() for each in (HERE / "assets").iterdir()}
     written["assets/units.js"] = _search(plan, told)
@@ -60,17 +61,12 @@ def write_pages(plan: Plan, found: dict[str, list[Exciting]], title: str = "") -
 
 
 def _replace(folder: Path, written: dict[str, str]) -> None:
-    mark = folder / MARK
-    before = json.loads(mark.read_text() or "{}").get("pages", []) if mark.is_file() else []
-    old = {
-        page.relative_to(folder).as_posix()
-        for kind in ("unit", "layer")
-        for page in (folder / kind).glob("*.html")
-    }
+    """Put every page in place whole; only a gallery's own pages stand in these folders."""
+    old = {f"{kind}/{page.name}" for kind in ("unit", "layer") for page in (folder / kind).glob("*.html")}
     for name, text in written.items():
         with placed(folder / name, True) as file:
             file.write_text(text, encoding="utf-8")
-    for name in (old | set(before)) - set(written):
+    for name in old - set(written):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -91,12 +87,9 @@ def _groups(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _about(row: Layer) -> str:
-    field = row.receptive_field
-    seen = (
-        ""
-        if field is None
-        else f", sees {'the whole picture' if field == float('inf') else f'{field:.0f} pixels'}"
-    )
+    field, seen = row.receptive_field, ""
+    if field is not None:
+        seen = f", sees {field:.0f} pixels" if math.isfinite(field) else ", sees the whole picture"
     stride = "" if row.stride is None else f", stride {row.stride}"
     return f"{row.address}: {row.kind}, {row.channels} channels{stride}{seen}"
 
@@ -153,56 +146,41 @@ def command(plan: Plan, unit: Unit) -> str:
 
 def _map(plan: Plan) -> list[dict[str, Any]]:
     """The network from left to right: boxes as high as its maps are large, as wide as they have channels."""
-    rows = [row for row in layer_table(plan.model) if row.address and row.spatial]
     groups = {find_layer(plan.model, g).address: g for g in plan.groups() if g not in ("classes", "others")}
+    boxes: list[dict[str, Any]] = []
+    left = 10
+    for row in _drawn(plan, groups):
+        width = 10 + 3 * (row.channels - 1).bit_length()
+        height = 16 + 10 * (row.shape[2] - 1).bit_length()
+        group = groups.get(row.address, "")
+        box = {"x": left, "w": width, "h": height, "name": group or row.alias, "about": _about(row)}
+        boxes.append({**box, "page": _layer_page(group) if group else ""})
+        left += width + 8
+    if "classes" in plan.groups():
+        box = {"x": left, "w": 40, "h": 40, "name": "classes", "about": "the output, one neuron a class"}
+        boxes.append({**box, "page": _layer_page("classes")})
+    return boxes
+
+
+def _drawn(plan: Plan, groups: dict[str, str]) -> list[Layer]:
+    """The gallery's layers and the network's stages; of networks with few blocks those, too."""
+    rows = [row for row in layer_table(plan.model) if row.address and len(row.shape) == 4 and row.spatial]
     depth = min((row.address.count(".") for row in rows), default=0)
     blocks = [row for row in rows if row.address.count(".") <= depth + 1]
-    chosen = [
-        row for row in rows if row.address in groups or row.alias or (len(blocks) <= MAP and row in blocks)
-    ]
-    boxes, left = [], 10.0
-    for row in chosen:
-        h = 16 + 10 * max(0, (row.shape[2] - 1).bit_length())
-        w = 10 + 3 * max(0, (row.channels - 1).bit_length())
-        group = groups.get(row.address, "")
-        name = row.alias or row.address
-        boxes.append(
-            {
-                "x": left,
-                "w": w,
-                "h": h,
-                "name": name,
-                "about": _about(row),
-                "group": group,
-                "page": _layer_page(group) if group else "",
-            }
-        )
-        left += w + 8
-    if "classes" in plan.groups():
-        boxes.append(
-            {
-                "x": left,
-                "w": 40,
-                "h": 40,
-                "name": "classes",
-                "about": "the output, one neuron a class",
-                "group": "classes",
-                "page": _layer_page("classes"),
-            }
-        )
-    return boxes
+    few = blocks if len(blocks) <= MAP else []
+    return [row for row in rows if row.address in groups or row.alias or row in few]
 
 
 def _search(plan: Plan, told: dict[str, dict[str, Any]]) -> str:
     """What the search looks through, as a script: a page opened from disk may not read other files."""
     units = [
         [
-            unit.slug,
-            unit.name,
-            unit.group,
-            unit.number if unit.number is not None else "",
-            int(told[unit.slug]["made"]),
+            each.slug,
+            each.name,
+            each.group,
+            "" if each.number is None else each.number,
+            told[each.slug]["made"],
         ]
-        for unit in plan.units
+        for each in plan.units
     ]
-    return "window.UNITS = " + json.dumps(units, ensure_ascii=True, separators=(",", ":")) + ";\n"
+    return "window.UNITS = " + json.dumps(units, separators=(",", ":")) + ";\n"
