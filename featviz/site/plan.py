@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featviz.errors import FeatvizError, InvalidValue, OutputError
+from featviz.layer_table import layer_table
 from featviz.layers import find_layer
 from featviz.output.pictures import read_recipe
 from featviz.presets import resolved
@@ -105,11 +106,7 @@ def plan(
     """
     if settings.animate or settings.snapshots or settings.face or settings.diversity > 1:
         raise InvalidValue("a gallery has single pictures and --facets: no films, snapshots or faces")
-    if (
-        (folder / MARK).is_file() is False
-        and folder.exists()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    if not (folder / MARK).is_file() and folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise OutputError(f"{folder} holds other things than a gallery; name a new folder, or an empty one")
     wanted = [unit for target in targets for unit in expand(model, target)]
     if not wanted:
@@ -121,7 +118,7 @@ def plan(
 def _unit(model: Model, target: str) -> Unit:
     objective = objective_of(model, target)
     if objective.layers == (OUTPUT,):
-        number = class_number(objective, len(model.labels) or _classes(model))
+        number = class_number(objective, layer_table(model)[-1].channels)
         if number is not None:
             label = model.labels[number] if model.labels else f"class {number}"
             return Unit(f"class:{number}", "classes", number, label, f"class-{number}")
@@ -132,12 +129,6 @@ def _unit(model: Model, target: str) -> Unit:
         number = int(channel[2])
         return Unit(target, layer, number, f"{layer}:{number}", _slug(f"{layer}-{number}"))
     return Unit(target, "others", None, target, _slug(target))
-
-
-def _classes(model: Model) -> int:
-    from featviz.layer_table import layer_table
-
-    return layer_table(model)[-1].channels
 
 
 def _slug(text: str) -> str:
