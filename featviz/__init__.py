@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featviz.api import dream, explain, render
+    from featviz.api import accentuate, caricature, dream, explain, invert, render
     from featviz.backward import relu_rule
     from featviz.layer_table import Layer
     from featviz.models import load
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from featviz.types import Model, Objective
 
 _HOMES = {
-    "featviz.api": ("dream", "explain", "render"),
+    "featviz.api": ("accentuate", "caricature", "dream", "explain", "invert", "render"),
     "featviz.backward": ("relu_rule",),
     "featviz.layer_table": ("Layer",),
     "featviz.models": ("load",),
@@ -40,8 +40,9 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 — in the order of the table above
-    "dream", "explain", "render", "relu_rule", "Layer", "load", "channel", "class_",
-    "direction", "layer", "neuron", "Film", "Picture", "fourier", "pixels", "Recipe", "run",
+    "accentuate", "caricature", "dream", "explain", "invert", "render",
+    "relu_rule", "Layer", "load", "channel", "class_", "direction", "layer", "neuron",
+    "Film", "Picture", "fourier", "pixels", "Recipe", "run",
     "DreamSettings", "RenderSettings", "objective_of", "Model", "Objective",
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
 from featviz.presets import resolved
-from featviz.recipes import recipe_for
+from featviz.recipes import SETTINGS, recipe_for
 from featviz.render_settings import RenderSettings
 from featviz.runs import run
 from featviz.settings import DreamSettings, Settings
@@ -83,13 +83,47 @@ def explain(
 
 def render(
     model: Model | nn.Module | str, target: str | Objective, *, watch: Watch | None = None, **settings: Any
-) -> Picture:
+) -> Picture | Film:
     """Visualize a target from gaussian noise; the settings are those of `RenderSettings` by name.
 
-    `render(model, "layer3:97").save("channel.png")`.
+    `render(model, "layer3:97").save("channel.png")`. Gives a `Film` with animate.
     """
     made = _run("render", model, target, resolved(RenderSettings.make(**settings)), {}, watch)
-    assert isinstance(made, Picture)
+    assert isinstance(made, (Picture, Film))
+    return made
+
+
+def caricature(
+    model: Model | nn.Module | str, image: Image, target: str | Objective = "layer3", **settings: Any
+) -> Picture | Film:
+    """Exaggerate what a layer sees in an image; the settings are those of `CaricatureSettings` by name."""
+    return _compared("caricature", model, image, target, settings)
+
+
+def invert(
+    model: Model | nn.Module | str, image: Image, target: str | Objective = "layer3", **settings: Any
+) -> Picture | Film:
+    """Show what a layer keeps of an image; the settings are those of `InversionSettings` by name."""
+    return _compared("inversion", model, image, target, settings)
+
+
+def accentuate(
+    model: Model | nn.Module | str, image: Image, target: str | Objective, **settings: Any
+) -> Picture | Film:
+    """Make an image more of something; the settings are those of `AccentuationSettings` by name."""
+    return _compared("accentuation", model, image, target, settings)
+
+
+def _compared(
+    command: str,
+    model: Model | nn.Module | str,
+    image: Image,
+    target: str | Objective,
+    settings: Mapping[str, Any],
+) -> Picture | Film:
+    chosen = resolved(SETTINGS[command].make(**settings))
+    made = _run(command, model, target, chosen, {"photo": as_photo(image)}, None)
+    assert isinstance(made, (Picture, Film))
     return made
 
 

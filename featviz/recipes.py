@@ -6,6 +6,7 @@ import inspect
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -34,6 +35,10 @@ SETTINGS: dict[str, type[Settings]] = {
     **{f"explain {method}": settings for method, settings in EXPLAIN_SETTINGS.items()},
 }
 """Command -> its settings."""
+
+
+PACKAGES = ("featviz", "torch", "torchvision", "timm", "kornia", "numpy", "pillow")
+"""What a result's bytes may depend on."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,17 @@ def recipe_for(
 
 def versions() -> dict[str, str]:
     """What a result depends on besides its recipe."""
-    names = ("featviz", "torch", "torchvision", "timm", "kornia", "numpy", "pillow")
     # the number of threads decides in which order sums are taken, and so the last bit of a result
     found = {"python": platform.python_version(), "threads": str(torch.get_num_threads())}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return found | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def load_model(recipe: Recipe, device: str = "auto") -> Model:

@@ -49,11 +49,13 @@ def write_pages(plan: Plan, found: dict[str, list[Exciting]], title: str = "") -
         one = {"root": "../", "group": _groups(plan)[group], "units": units, **shared}
         written[_layer_page(group)] = pages.get_template("layer.html").render(**one)
         for k, unit in enumerate(units):
-            around = {
+            after = units[k + 1] if k + 1 < len(units) else None
+            card = {
+                "unit": unit,
+                "one": told[unit.slug],
                 "before": units[k - 1] if k else None,
-                "after": units[k + 1] if units[k + 1 :] else None,
+                "after": after,
             }
-            card = {"unit": unit, "one": told[unit.slug], **around}
             written[unit.page] = pages.get_template("unit.html").render(**one, **card)
     written |= {f"assets/{each.name}": each.read_text() for each in (HERE / "assets").iterdir()}
     written["assets/units.js"] = _search(plan, told)
