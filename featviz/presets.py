@@ -123,6 +123,9 @@ PRESETS: dict[str, Preset] = {
 
 DEFAULT = "views"
 
+ALL = "all"
+"""In the place of a preset: one picture by each of them."""
+
 OFF: Mapping[str, Any] = {
     "steps": 256,
     "rate": 0.05,
@@ -154,8 +157,10 @@ _Any = TypeVar("_Any", bound=RenderSettings)
 
 
 def resolved(settings: _Any) -> _Any:
-    """The settings with everything left open filled in by their preset; raises `PresetNotFound`."""
+    """The settings with what is left open filled in by their preset, if one; raises `PresetNotFound`."""
     name = settings.preset or DEFAULT
+    if name == ALL:
+        return settings
     if name not in PRESETS:
         raise PresetNotFound(name, PRESETS, hint=f"the presets are {', '.join(PRESETS)}")
     values = {**OFF, **PRESETS[name].values}

@@ -11,7 +11,7 @@ from featviz.settings import EngineSettings, option
 class RenderSettings(EngineSettings):
     """A visualization from noise; what is left open is the preset's."""
 
-    preset: str | None = option(None, "a named way of making it, see featviz presets", short="-p")
+    preset: str | None = option(None, "a named way of making it (featviz presets), or all", short="-p")
     size: int | None = option(
         None, "shorter side of the picture in pixels, by default the network's input", at_least=1
     )

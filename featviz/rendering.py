@@ -23,7 +23,7 @@ from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
 from featviz.output.sheets import grid
 from featviz.params.spectrum import load_spectrum, measure_spectrum
-from featviz.presets import resolved
+from featviz.presets import ALL, PRESETS, resolved
 from featviz.recipes import SETTINGS, Recipe
 from featviz.render_settings import AccentuationSettings, CaricatureSettings, RenderSettings
 from featviz.targets import BETWEEN_TARGETS, objective_of
@@ -130,8 +130,35 @@ def run_render(
     against: Sequence[Tensor] = (),
 ) -> Picture | Film:
     """Make a visualization: one picture as it is, several on a sheet, or a film of the ascent."""
+    if recipe.settings["preset"] == ALL:
+        return _by_every_preset(recipe, model, target, photos, watch)
     job = Rendering.of(recipe, model, target, photos, against)
     return _film(job, watch) if job.settings.animate else _still(job, watch)
+
+
+def _by_every_preset(
+    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
+) -> Picture:
+    """One target by each preset, on a sheet that names them."""
+    made: list[Tensor] = []
+    cards: list[dict[str, Any]] = []
+    status = "complete"
+    for number, preset in enumerate(PRESETS):
+        one = replace(recipe, settings={**recipe.settings, "preset": preset})
+        job = Rendering.of(one, model, target, photos)
+        if len(job.wanted) * job.settings.diversity > 1 or job.settings.animate or job.settings.snapshots:
+            raise InvalidValue("preset all: one still picture of one unit by each")
+        images, status = ascended(job, partial(_part, watch, number))
+        made.append(images[-1, 0])
+        cards += job.cards(images[-1])
+        if status != "complete":
+            break
+    sheet = grid(made, list(PRESETS)[: len(made)], columns=5, cell=max(made[0].shape[2:]))
+    return Picture(from_pil(sheet)[0], replace(recipe, status=status, cards=cards).plain())
+
+
+def _part(watch: Watch, number: int, progress: Progress) -> bool | None:
+    return watch(replace(progress, done=(number + progress.done) / len(PRESETS)))
 
 
 def _still(job: Rendering, watch: Watch) -> Picture:

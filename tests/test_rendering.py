@@ -8,7 +8,7 @@ import featviz
 from featviz.errors import InvalidValue
 from featviz.layers import activations
 from featviz.output import read_photo
-from featviz.presets import resolved
+from featviz.presets import PRESETS, resolved
 from featviz.recipes import recipe_for
 from featviz.render_settings import RenderSettings
 from featviz.rendering import Rendering, ascended
@@ -115,3 +115,13 @@ def test_a_picture_below_the_best_photo_is_flagged(embedded, small_photo):
 def test_a_picture_of_another_shape(aspect):
     made = featviz.render(tiny_model(), "conv2:3", aspect=aspect, **SMALL)
     assert made.image.shape[2:] == ((32, 64) if aspect == 2 else (64, 32))
+
+
+def test_one_unit_by_every_preset():
+    model = tiny_model()
+    settings = RenderSettings(preset="all", size=48, steps=2)
+    made = run(recipe_for("render", model, "conv2:3", settings), model=model)
+    assert len(made.recipe["cards"]) == len(PRESETS) and made.recipe["settings"]["preset"] == "all"
+    assert made.image.shape[3] == 5 * 56 + 8
+    with pytest.raises(InvalidValue, match="one still picture"):
+        run(recipe_for("render", model, "conv2:3 | conv2:4", settings), model=model)

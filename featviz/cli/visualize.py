@@ -14,7 +14,7 @@ from featviz.cli.making import is_film, make, place_outputs, slug
 from featviz.cli.options import ModelOptions, OutputOptions, with_options
 from featviz.cli.progress import say
 from featviz.errors import InvalidValue
-from featviz.presets import DEFAULT, PRESETS, resolved
+from featviz.presets import ALL, DEFAULT, PRESETS, resolved
 from featviz.render_settings import RenderSettings
 from featviz.settings import Settings, option
 
@@ -199,6 +199,7 @@ def run_jobs(
         recipe = recipe_for(command, model, target, settings, inputs)
         made = make(recipe, place, output, model=model, inputs=inputs, against=against)
         names = [name for name in target.split(BETWEEN_TARGETS) for _ in _faces(settings)]
+        names = list(PRESETS) if settings.preset == ALL else names
         _tell(names, made, output)
 
 

@@ -11,7 +11,7 @@ from featviz.errors import FeatvizError, InvalidValue, OutputError
 from featviz.layer_table import layer_table
 from featviz.layers import find_layer
 from featviz.output.pictures import read_recipe
-from featviz.presets import resolved
+from featviz.presets import ALL, resolved
 from featviz.recipes import Recipe, recipe_for
 from featviz.render_settings import RenderSettings
 from featviz.targets import class_number, objective_of
@@ -104,8 +104,9 @@ def plan(
     Raises what the targets raise, `InvalidValue` for none or for settings that make no single picture, and
     `OutputError` for a folder with other files in it.
     """
-    if settings.animate or settings.snapshots or settings.face or settings.diversity > 1:
-        raise InvalidValue("a gallery has single pictures and --facets: no films, snapshots or faces")
+    several = settings.animate or settings.snapshots or settings.face or settings.diversity > 1
+    if several or settings.preset == ALL:
+        raise InvalidValue("a gallery has single pictures by one preset, and --facets: no films or sheets")
     if not (folder / MARK).is_file() and folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise OutputError(f"{folder} holds other things than a gallery; name a new folder, or an empty one")
     wanted = [unit for target in targets for unit in expand(model, target)]
