@@ -131,18 +131,22 @@ class _BatchScore:
 
     def __call__(self, image: Tensor) -> Tensor:
         both = image.chunk(2) if self.compared else (image,)
-        found = activations(self.model, both[0], self.layers)
-        other = {}
+        found = self._split(activations(self.model, both[0], self.layers))
+        other: dict[str, tuple[Tensor, ...]] = {}
         if self.compared:
             with torch.no_grad():
-                other = activations(self.model, both[1], self.layers)
-        count = len(both[0]) // len(self.objectives)
+                other = self._split(activations(self.model, both[1], self.layers))
         scores = []
         for i, objective in enumerate(self.objectives):
-            own = {layer: found[layer][i * count : (i + 1) * count] for layer in self.layers}
-            pair = {layer: other[layer][i * count : (i + 1) * count] for layer in other}
+            own = {layer: parts[i] for layer, parts in found.items()}
+            pair = {layer: parts[i] for layer, parts in other.items()}
             scores.append(self._faces(objective, self.apart[i], own, pair))
         return torch.cat(scores)
+
+    def _split(self, found: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+        """Each objective's part, split at once: slices would each have a whole gradient of their own."""
+        count = len(self.objectives)
+        return {layer: batch.chunk(count) for layer, batch in found.items()}
 
     def _faces(
         self,
