@@ -196,7 +196,6 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "class": class_,
     "direction": direction,
     "guide": guide,
-    "diversity": diversity,
 }
 
 COMPARISONS: dict[str, Callable[..., Objective]] = {

@@ -101,5 +101,5 @@ class AccentuationSettings(RenderSettings):
     """What would make a photo more of something."""
 
     preset: str | None = option("whole", "a named way of making it, see featviz presets", short="-p")
-    likeness: float = option(10.0, "how much staying the photo counts", at_least=0)
+    likeness: float = option(100.0, "how much staying the photo counts", at_least=0)
     likeness_layer: str = option("layer2", "the layer at which it stays the photo")

@@ -38,7 +38,6 @@ OBJECTIVE = {
     "class": (3,),
     "direction": ("conv3", torch.linspace(0.2, 1, 8)),
     "guide": ("conv3", torch.ones(1, 8, 2, 2)),
-    "diversity": ("conv3",),
 }
 TRANSFORM = {
     "jitter": (3,),

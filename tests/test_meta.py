@@ -29,7 +29,6 @@ OBJECTIVE_SETTINGS = {
     "class": (2,),
     "direction": ("conv2", torch.ones(8), 2.0),  # its vector comes from a file, on the CPU
     "guide": ("conv2", torch.ones(1, 8, 4, 4)),
-    "diversity": ("conv2",),
 }
 
 
