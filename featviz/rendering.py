@@ -28,7 +28,7 @@ from featviz.recipes import SETTINGS, Recipe
 from featviz.render_settings import AccentuationSettings, CaricatureSettings, RenderSettings
 from featviz.targets import BETWEEN_TARGETS, objective_of
 from featviz.types import Model, Objective, Step
-from featviz.visualize import render
+from featviz.visualize import render, seen
 from featviz.watching import Progress, Watch
 
 RENDERED = 16
@@ -113,7 +113,9 @@ class Rendering:
         compared = None if accentuated else self.photo
         held = [self.photo] if accentuated and self.photo is not None else self.against
         best = best_of(self.model, shown, held) if held and compared is None else [None] * len(shown)
-        moved = robustness(self.settings)
+        layers = list(dict.fromkeys(layer for objective in shown for layer in objective.layers))
+        size = (images.shape[3], images.shape[4])
+        moved = robustness(seen(self.model, layers, self.settings, size))
         return [
             card(self.model, objective, image[None], moved=moved, compared=compared, best=most)
             for objective, faces, most in zip(shown, images, best, strict=True)

@@ -55,7 +55,7 @@ def render(
     settings = resolved(settings)
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     score = _BatchScore.of(model, objectives, settings, photo is not None)
-    settings = _seen(model, score.layers, settings, size)
+    settings = seen(model, score.layers, settings, size)
     seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
     if from_photo and photo is not None:
         start = photo.expand(len(seeds), -1, -1, -1).to(model.device)
@@ -93,7 +93,7 @@ def _starts(settings: RenderSettings, seeds: Sequence[int]) -> list[int]:
     return faces * (len(seeds) // len(faces))
 
 
-def _seen(
+def seen(
     model: Model, layers: Sequence[str], settings: RenderSettings, size: tuple[int, int]
 ) -> RenderSettings:
     """The settings with views that the network can take: where smaller ones do not reach, full size."""
@@ -101,7 +101,7 @@ def _seen(
     share = settings.view_scale or 1.0
     shown = (round((size[0] + edge) * share), round((size[1] + edge) * share))
     if share != 1.0 and not fits(model, layers, shown):
-        return _seen(model, layers, replace(settings, view_scale=1.0), size)
+        return seen(model, layers, replace(settings, view_scale=1.0), size)
     check_size(model, layers, shown)
     return settings
 

@@ -13,6 +13,7 @@ from featviz.recipes import recipe_for
 from featviz.render_settings import RenderSettings
 from featviz.rendering import Rendering, ascended
 from featviz.runs import run
+from featviz.types import Model
 
 SMALL = {"size": 32, "steps": 6}
 
@@ -125,3 +126,21 @@ def test_one_unit_by_every_preset():
     assert made.image.shape[3] == 5 * 56 + 8
     with pytest.raises(InvalidValue, match="one still picture"):
         run(recipe_for("render", model, "conv2:3 | conv2:4", settings), model=model)
+
+
+def test_a_network_of_one_size_gets_its_score_card():
+    """The default's views are smaller than the picture, which such a network cannot take."""
+
+    class OneSize(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, image):
+            assert tuple(image.shape[2:]) == (32, 32), "another size"
+            return self.inner(image)
+
+    inner = tiny_model()
+    model = Model(OneSize(inner.net), "one size", input_size=(32, 32))
+    made = featviz.render(model, "class:2", steps=2)
+    assert made.recipe["cards"][0]["augmented"]

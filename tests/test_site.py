@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,9 @@ def test_the_search_is_told_every_unit(tmp_path):
     units = json.loads(text.removeprefix("window.UNITS = ").removesuffix(";\n"))
     assert units[0] == ["class-0", "tabby", "classes", 0, True] and len(units) == 4
     assert (made.folder / MARK).is_file()
+
+
+def test_the_command_names_a_network_of_ones_own(tmp_path):
+    model = replace(tiny_model(), source={"name": "net.py:make", "input_size": [28, 40], "mean": 0.5})
+    made = plan(model, ["conv2:2"], SMALL, tmp_path / "s")
+    assert "--model net.py:make --input-size 28x40 --mean 0.5" in command(made, made.units[0])

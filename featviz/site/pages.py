@@ -142,7 +142,8 @@ def command(plan: Plan, unit: Unit) -> str:
         if isinstance(value, bool):
             words += [flag] if value else []
         elif value is not None:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+            between = "x" if name == "input_size" else ","
+            words += [flag, between.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
     return shlex.join([*words, "--out", f"{unit.slug}.png"])
 
 
