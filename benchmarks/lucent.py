@@ -7,6 +7,9 @@ then `pip install --no-deps -e .` and featviz's other packages.
 of 128 px at once, a channel of each stage; beside it what the bare truncated forward and backward take.
 The first steps' waking is left out: it is over after 16.
 
+`python -m benchmarks.lucent reach [--model A --weights F]`: how long our default takes to the clean activation
+(the finished picture, unmoved) that lucent's defaults reach in 512 steps, for a channel of each stage.
+
 `python -m benchmarks.lucent recognition --judge B [--model A --classes N …]`: as benchmarks/recognition.py,
 the pictures made with lucent's defaults.
 """
@@ -26,8 +29,9 @@ import featviz
 from benchmarks.paired import ratios, timed, told
 from benchmarks.recognition import CLASSES, judged
 from featviz import ingredients
-from featviz.layers import frozen, score
+from featviz.layers import find_layer, frozen, score
 from featviz.render_settings import RenderSettings
+from featviz.targets import objective_of
 from featviz.visualize import render
 
 PICTURES, SIDE, STEPS = 8, 128, 6
@@ -46,7 +50,7 @@ class Whole(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "recognition"])
+    parser.add_argument("what", choices=["speed", "reach", "recognition"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
     for name in ("--judge", "--weights", "--judge-weights"):
@@ -58,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
-    speed(options) if options.what == "speed" else recognition(options)
+    {"speed": speed, "reach": reach, "recognition": recognition}[options.what](options)
 
 
 def speed(options) -> None:
@@ -106,6 +110,50 @@ def bare(model, layer):
         for _ in range(STEPS):
             leaf = image.clone().requires_grad_(True)
             torch.autograd.grad(objective(leaf).sum(), leaf)
+
+
+def reach(options) -> None:
+    model = featviz.load(options.model, weights=options.weights, device="cpu")
+    whole = Whole(model).eval()
+    print(
+        "| channel | lucent's activation | its seconds | our seconds to it | steps | ratio |\n|" + "---|" * 6
+    )
+    for stage in range(1, 5):
+        target = f"layer{stage}:{2 * stage}"
+        seconds, made = timed(lambda t=target: lucent_channel(whole, model, t))
+        measured = score(model, objective_of(model, target))
+        with torch.no_grad():
+            wanted = float(measured(torch.from_numpy(made[-1]).permute(0, 3, 1, 2).float()))
+        begun, looking = time.perf_counter(), 0.0
+        for step in render(model, target, RenderSettings(size=SIDE, view_scale=1.0)):
+            paused = time.perf_counter()
+            with torch.no_grad():
+                reached = float(measured(step.image))
+            looking += time.perf_counter() - paused
+            if reached >= wanted:
+                break
+        ours = time.perf_counter() - begun - looking
+        told_ = (
+            f"{ours:.1f} | {step.index}"
+            if reached >= wanted
+            else f"not reached ({reached:.3g}) | {step.index}"
+        )
+        print(f"| {target} | {wanted:.3g} | {seconds:.1f} | {told_} | {seconds / ours:.1f} |", flush=True)
+
+
+def lucent_channel(whole, model, target):
+    """One channel by lucent's defaults; the address of its layer with underscores."""
+    layer, channel = target.split(":")
+    named = "net_" + find_layer(model, layer).address.replace(".", "_")
+    return lucent_render.render_vis(
+        whole,
+        objectives.channel(named, int(channel)),
+        lambda: param.image(SIDE),
+        thresholds=(512,),
+        preprocess=False,
+        show_image=False,
+        progress=False,
+    )
 
 
 def recognition(options) -> None:
