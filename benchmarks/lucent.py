@@ -7,8 +7,8 @@ then `pip install --no-deps -e .` and featviz's other packages.
 of 128 px at once, a channel of each stage; beside it what the bare truncated forward and backward take.
 The first steps' waking is left out: it is over after 16.
 
-`python -m benchmarks.lucent reach [--model A --weights F]`: how long our default takes to the clean activation
-(the finished picture, unmoved) that lucent's defaults reach in 512 steps, for a channel of each stage.
+`python -m benchmarks.lucent reach [--model A --weights F]`: how long our default takes to the activation of
+the finished picture, unmoved, that lucent's defaults reach in 512 steps, for a channel of each stage.
 
 `python -m benchmarks.lucent recognition --judge B [--model A --classes N …]`: as benchmarks/recognition.py,
 the pictures made with lucent's defaults.
@@ -115,9 +115,8 @@ def bare(model, layer):
 def reach(options) -> None:
     model = featviz.load(options.model, weights=options.weights, device="cpu")
     whole = Whole(model).eval()
-    print(
-        "| channel | lucent's activation | its seconds | our seconds to it | steps | ratio |\n|" + "---|" * 6
-    )
+    print("| channel | lucent's activation | its seconds | ours | our seconds | steps | ratio |")
+    print("|---" * 7 + "|")
     for stage in range(1, 5):
         target = f"layer{stage}:{2 * stage}"
         seconds, made = timed(lambda t=target: lucent_channel(whole, model, t))
@@ -133,12 +132,8 @@ def reach(options) -> None:
             if reached >= wanted:
                 break
         ours = time.perf_counter() - begun - looking
-        told_ = (
-            f"{ours:.1f} | {step.index}"
-            if reached >= wanted
-            else f"not reached ({reached:.3g}) | {step.index}"
-        )
-        print(f"| {target} | {wanted:.3g} | {seconds:.1f} | {told_} | {seconds / ours:.1f} |", flush=True)
+        row = (target, wanted, seconds, reached, ours, step.index, seconds / ours)
+        print("| {} | {:.3g} | {:.1f} | {:.3g} | {:.1f} | {} | {:.1f} |".format(*row), flush=True)
 
 
 def lucent_channel(whole, model, target):
