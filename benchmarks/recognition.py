@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import featviz
-from featviz.deepdream import resize
 from featviz.models.labels import imagenet_labels
 from featviz.output import write_picture
 from featviz.render_settings import RenderSettings
+from featviz.sizes import resize
 from featviz.types import Model
 from featviz.visualize import render
 

@@ -61,10 +61,13 @@ def card(
         made["augmented"] = float(torch.stack(views).mean())
     if best is not None:
         made["photos"] = best
-    made["flag"] = "dead" if reached <= max(quiet) else ""
-    if not made["flag"] and best is not None and reached < best:
-        made["flag"] = "below photos"
+    made["flag"] = "dead" if reached <= max(quiet) else below(reached, best)
     return made | (_classes(model, objective, image) if objective.layers == (OUTPUT,) else {})
+
+
+def below(reached: float, best: float | None) -> str:
+    """The flag of a picture that excites its unit less than the best photo does; empty otherwise."""
+    return "below photos" if best is not None and reached < best else ""
 
 
 def best_of(model: Model, objectives: Sequence[Objective], photos: Sequence[Tensor]) -> list[float]:

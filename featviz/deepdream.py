@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import objectives
@@ -19,6 +18,7 @@ from featviz.params import pixels
 from featviz.preconditioning import shaped
 from featviz.regularizers import tv
 from featviz.settings import DreamSettings
+from featviz.sizes import fitted, resize
 from featviz.targets import objective_of, parse_target
 from featviz.transforms import jitter, pad
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, derive_seed
@@ -180,19 +180,6 @@ def octave_sizes(size: tuple[int, int], settings: DreamSettings) -> list[tuple[i
         count = len(fitting) or 1
     sides = [(size[0] / ratio**k, size[1] / ratio**k) for k in reversed(range(count))]
     return [(max(1, round(h)), max(1, round(w))) for h, w in sides]
-
-
-def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """A size in the same proportions whose longer side is `longest`."""
-    factor = longest / max(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample to (rows, columns), bilinear with anti-aliasing; the image itself where it fits already."""
-    if tuple(image.shape[2:]) == size:
-        return image
-    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _within(detail: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,12 +14,12 @@ from torch import Tensor
 from featviz.attribution import METHODS
 from featviz.attribution.sweeps import Sweep
 from featviz.checking import checked
-from featviz.deepdream import resize
 from featviz.errors import InvalidValue, MethodNotFound, NotApplicable
 from featviz.explain_settings import CHECKED, DISPLAY, METHOD_SETTINGS, ExplainSettings
 from featviz.layers import activations, fits, frozen
 from featviz.output.display import Display
 from featviz.output.explanations import Explanation, Explanations
+from featviz.sizes import resize, shortened
 from featviz.targets import class_number, objective_of
 from featviz.types import OUTPUT, Attribution, Model, Objective
 
@@ -143,9 +143,7 @@ def fitted_to(model: Model, photo: Tensor, shorter: int | None = None) -> Tensor
 
     A network that takes but one size (most transformers) gets the photo squeezed to it.
     """
-    side = shorter or min(model.input_size)
-    h, w = photo.shape[2:]
-    size = (round(h * side / min(h, w)), round(w * side / min(h, w)))
+    size = shortened((photo.shape[2], photo.shape[3]), shorter or min(model.input_size))
     return resize(photo, size if fits(model, [OUTPUT], size) else model.input_size)
 
 

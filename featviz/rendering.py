@@ -32,7 +32,7 @@ from featviz.visualize import render, seen
 from featviz.watching import Progress, Watch
 
 RENDERED = 16
-"""Pictures made in one batch on a GPU; on a CPU one at a time is as fast, and exactly what it is alone."""
+"""Pictures made in one batch on a GPU; a CPU makes them one at a time, exactly what each is alone."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
 from featviz.attribution.sweeps import Sweep
-from featviz.deepdream import DreamStep, dream, fitted, octave_sizes, picture, resize
+from featviz.deepdream import DreamStep, dream, octave_sizes, picture
 from featviz.errors import NonFiniteScore
 from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
 from featviz.explaining import explain, fitted_to
@@ -22,6 +22,7 @@ from featviz.output.sheets import contact_sheet, kernel_sheet, stacked
 from featviz.recipes import Recipe, load_model
 from featviz.rendering import run_render
 from featviz.settings import DreamSettings
+from featviz.sizes import fitted, resize
 from featviz.targets import BETWEEN_TARGETS
 from featviz.types import Model, Objective
 from featviz.watching import Progress, Watch

@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from featviz.deepdream import dream, guided, keep_color, octave_sizes, picture, resize
+from featviz.deepdream import dream, guided, keep_color, octave_sizes, picture
 from featviz.errors import ImageTooSmall, InvalidValue
 from featviz.layers import activations, score
 from featviz.settings import DreamSettings
+from featviz.sizes import resize
 from featviz.targets import objective_of
 
 

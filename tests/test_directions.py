@@ -11,7 +11,7 @@ ROOT = Path(featviz.__file__).parent
 
 RANKS = [
     {"errors"},
-    {"types", "settings", "frozen", "receptive_field"},
+    {"types", "settings", "sizes", "frozen", "receptive_field"},
     {"layer_table", "explain_settings", "render_settings"},
     {"layers", "presets"},
     {"objectives", "params", "transforms", "regularizers", "engines", "backward", "models"},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.errors import NonFiniteScore
@@ -17,6 +17,7 @@ from featviz.rendering import Rendering, ascended
 from featviz.site.exciting import exciting
 from featviz.site.pages import write_pages
 from featviz.site.plan import MARK, Plan, Unit
+from featviz.sizes import resize, shortened
 from featviz.targets import BETWEEN_TARGETS
 from featviz.visualize import render
 from featviz.watching import Progress, Watch
@@ -66,7 +67,7 @@ def _make_pictures(plan: Plan, watch: Watch, failed: Told) -> str:
         cost = _cost(plan, units, many)
 
         def told(progress: Progress, done: int = done, cost: int = cost) -> bool | None:
-            return watch(_moved(progress, (done + cost * progress.done) / whole))
+            return watch(replace(progress, done=(done + cost * progress.done) / whole))
 
         try:
             if not _make(plan, units, many, told):
@@ -80,10 +81,6 @@ def _make_pictures(plan: Plan, watch: Watch, failed: Told) -> str:
 
 def _cost(plan: Plan, units: Sequence[Unit], many: bool) -> int:
     return len(units) * (plan.faces if many else 1)
-
-
-def _moved(progress: Progress, done: float) -> Progress:
-    return Progress(done, progress.step, progress.steps, progress.scores, progress.image)
 
 
 def _batch(plan: Plan) -> int:
@@ -118,8 +115,7 @@ def _recipes(plan: Plan, unit: Unit, many: bool) -> dict[str, Recipe]:
 def _save(folder: Path, file: str, image: Tensor, recipe: dict[str, object]) -> None:
     """The small picture first: where the large one stands, both do."""
     thumb = folder / "thumbs" / Path(file).name
-    size = [round(side * THUMB / min(image.shape[2:])) for side in image.shape[2:]]
-    small = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+    small = resize(image, shortened((image.shape[2], image.shape[3]), THUMB))
     write_picture(thumb, small.clamp(0, 1).cpu(), {}, overwrite=True, quality=85)
     write_picture(folder / file, image.cpu(), recipe, overwrite=True, quality=92)
 

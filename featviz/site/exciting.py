@@ -17,6 +17,7 @@ from featviz.output.overlays import heatmap, overlay
 from featviz.output.photos import read_photo
 from featviz.output.pictures import write_picture
 from featviz.site.plan import Plan, Unit
+from featviz.sizes import resize, shortened
 from featviz.targets import objective_of
 
 SHOWN = 4
@@ -127,12 +128,5 @@ def _part(image: Tensor, grid: Tensor, field: float) -> Tensor:
 
 
 def _write(plan: Plan, image: Tensor, file: str) -> None:
-    factor = SMALL / min(image.shape[2:])
-    size = [round(side * factor) for side in image.shape[2:]]
-    small = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+    small = resize(image, shortened((image.shape[2], image.shape[3]), SMALL))
     write_picture(plan.folder / file, small.clamp(0, 1).cpu(), {}, overwrite=True, quality=80)
-
-
-def best_scores(found: dict[str, list[Exciting]]) -> dict[str, float]:
-    """By slug the score of the most exciting photo."""
-    return {slug: photos[0].score for slug, photos in found.items() if photos}

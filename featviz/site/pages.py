@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from featviz.cards import below
 from featviz.errors import FeatvizError
 from featviz.layer_table import Layer, layer_table
 from featviz.layers import find_layer
@@ -37,16 +38,17 @@ def write_pages(plan: Plan, found: dict[str, list[Exciting]], title: str = "") -
     )
     pages.filters["short"] = lambda number: f"{number:.3g}"
     told = {unit.slug: _told(plan, unit, found.get(unit.slug, [])) for unit in plan.units}
+    groups = _groups(plan)
     shared = {
         "title": title or f"What {plan.model.name} has learned",
         "model": plan.model,
-        "groups": _groups(plan),
+        "groups": groups,
         "told": told,
         "count": len(plan.units),
     }
     written = {"index.html": pages.get_template("index.html").render(root="", map=_map(plan), **shared)}
     for group, units in plan.groups().items():
-        one = {"root": "../", "group": _groups(plan)[group], "units": units, **shared}
+        one = {"root": "../", "group": groups[group], "units": units, **shared}
         written[_layer_page(group)] = pages.get_template("layer.html").render(**one)
         for k, unit in enumerate(units):
             after = units[k + 1] if k + 1 < len(units) else None
@@ -73,7 +75,7 @@ def _replace(folder: Path, written: dict[str, str]) -> None:
 
 
 def _layer_page(group: str) -> str:
-    return f"layer/{group.replace('.', '-').replace('#', '-')}.html"
+    return f"layer/{group.replace('-', '--').replace('.', '-').replace('#', '-call-')}.html"
 
 
 def _groups(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -102,8 +104,7 @@ def _told(plan: Plan, unit: Unit, photos: Sequence[Exciting]) -> dict[str, Any]:
     card = dict(recipe["cards"][0]) if recipe else {}
     if card and photos:
         card["photos"] = photos[0].score
-        if not card["flag"] and card["activation"] < card["photos"]:
-            card["flag"] = "below photos"
+        card["flag"] = card["flag"] or below(card["activation"], photos[0].score)
     faces = [unit.face(k + 1) for k in range(plan.faces)] if plan.faces > 1 else []
     return {
         "made": bool(recipe),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,8 +114,18 @@ def plan(
     wanted = [unit for target in targets for unit in expand(model, target)]
     if not wanted:
         raise InvalidValue("a gallery of nothing: --class, --layer with --channels, or targets are wanted")
-    units = {unit.slug: unit for unit in (_unit(model, target) for target in wanted)}
-    return Plan(model, list(units.values()), resolved(settings), faces, folder)
+    units = {unit.target: unit for unit in (_unit(model, target) for target in wanted)}
+    return Plan(model, _told_apart(list(units.values())), resolved(settings), faces, folder)
+
+
+def _told_apart(units: Sequence[Unit]) -> list[Unit]:
+    """The units with slugs of their own: where several come to the same, each gets a digest of its target."""
+    count = Counter(unit.slug for unit in units)
+    return [replace(u, slug=f"{u.slug}-{_digest(u.target)}") if count[u.slug] > 1 else u for u in units]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _unit(model: Model, target: str) -> Unit:
