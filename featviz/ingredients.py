@@ -71,10 +71,11 @@ def waking(inner: Engine, settings: RenderSettings) -> Engine:
     calls = itertools.count(1)
 
     def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
-        if settings.compile or next(calls) > WAKING:
-            return inner(score, image)
-        with ReluRule(RULES["redirected"]):
-            return inner(score, image)
+        def awake(seen: Tensor) -> Tensor:
+            with ReluRule(RULES["redirected"]):  # inside of what the engine does with activation functions
+                return score(seen)
+
+        return inner(score if settings.compile or next(calls) > WAKING else awake, image)
 
     return engine
 

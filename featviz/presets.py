@@ -142,6 +142,7 @@ OFF: Mapping[str, Any] = {
     "rotate": 0.0,
     "scale": 0.0,
     "noise": 0.0,
+    "statistics": 0.0,
     "blur": 0.0,
     "blur_every": 4,
     "shrink": 0.0,

@@ -59,6 +59,12 @@ class RenderSettings(EngineSettings):
     rotate: float | None = option(None, "random turn, in degrees", at_least=0, panel="Making")
     scale: float | None = option(None, "random magnification, as a share", at_least=0, panel="Making")
     noise: float | None = option(None, "deviation of noise added to what is seen", at_least=0, panel="Making")
+    statistics: float | None = option(
+        None,
+        "how much it counts that batch norms see the statistics that they remember",
+        at_least=0,
+        panel="Making",
+    )
     blur: float | None = option(None, "gaussian blur of the image, in pixels", at_least=0, panel="Making")
     blur_every: int | None = option(None, "steps between two blurs", at_least=1, panel="Making")
     shrink: float | None = option(

@@ -107,6 +107,7 @@ class EngineSettings(Settings):
 
     seed: int = option(0, "the same seed gives the same picture", at_least=0)
     precision: str = option("float32", "float32, or bfloat16 or float16 by autocast", panel="Engine")
+    lean: bool = option(True, "keep only what the image's gradient needs, to save memory", panel="Engine")
     compile: bool = option(False, "compile the network first: slow to start, faster steps", panel="Engine")
     tile: str = option("auto", "side of the tiles for large pictures: auto, none, or pixels", panel="Engine")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from featviz.params import gaussian_noise
 from featviz.presets import resolved
 from featviz.regularizers import CENTER
 from featviz.render_settings import RenderSettings
+from featviz.statistics import NormStatistics
 from featviz.targets import objective_of
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
 
@@ -119,6 +121,7 @@ class _BatchScore:
     layers: Sequence[str]
     settings: RenderSettings
     compared: bool
+    natural: NormStatistics = field(default_factory=NormStatistics)
 
     @classmethod
     def of(
@@ -131,7 +134,8 @@ class _BatchScore:
 
     def __call__(self, image: Tensor) -> Tensor:
         both = image.chunk(2) if self.compared else (image,)
-        found = self._split(activations(self.model, both[0], self.layers))
+        with self.natural if self.settings.statistics else nullcontext():
+            found = self._split(activations(self.model, both[0], self.layers))
         other: dict[str, tuple[Tensor, ...]] = {}
         if self.compared:
             with torch.no_grad():
@@ -141,7 +145,12 @@ class _BatchScore:
             own = {layer: parts[i] for layer, parts in found.items()}
             pair = {layer: parts[i] for layer, parts in other.items()}
             scores.append(self._faces(objective, self.apart[i], own, pair))
-        return torch.cat(scores)
+        away = self.settings.statistics * self.natural.away() if self.settings.statistics else 0.0
+        return torch.cat(scores) - self._per_image(away)
+
+    def _per_image(self, away: Tensor | float) -> Tensor | float:
+        """`(b · views,)` -> `(b,)`"""
+        return away.view(-1, self.settings.views or 1).mean(1) if isinstance(away, Tensor) else away
 
     def _split(self, found: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         """Each objective's part, split at once: slices would each have a whole gradient of their own."""

@@ -50,7 +50,7 @@ TRANSFORM = {
     "noise": (0.01,),
 }
 PROJECTION = {"blur": (0.8,), "decay": (0.2,), "norm_clip": (30,), "contribution_clip": (30,)}
-ENGINE = {"eager": (), "autocast": (), "compiled": (), "tiled": (150, 64)}
+ENGINE = {"eager": (), "lean": (), "autocast": (), "compiled": (), "tiled": (150, 64)}
 
 
 @pytest.mark.parametrize("name", list(objectives.OBJECTIVES))

@@ -1,0 +1,131 @@
+"""Pooling in the lean backward: of a maximum its place in its window, of a mean the shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from featviz.backward.bits import lie
+from featviz.backward.rooms import blank
+
+aten = torch.ops.aten
+
+
+def each_way(value: int | Sequence[int], dims: int = 2) -> list[int]:
+    """One number for each dimension of a map."""
+    given = [value] if isinstance(value, int) else list(value)
+    return given * dims if len(given) == 1 else given
+
+
+class _MaxPool(torch.autograd.Function):
+    """Where in its window each maximum lies, one byte an output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: tuple[Any, ...]) -> Tensor:
+        y, places = aten.max_pool2d_with_indices(x, *how)
+        ctx.how, ctx.like = how, (x.shape, lie(x))
+        down, right = how[3][0] * x.shape[3], how[3][1]  # what one row and one column of a window skip
+        behind = places.sub_(_corners(places, x.shape, how)).float()  # small whole numbers, exact in float32
+        row = ((behind + 0.5) / down).floor_()
+        column = behind.sub_(row, alpha=down).div_(right)
+        ctx.save_for_backward(row.mul_(how[0][1]).add_(column).round_().to(torch.uint8))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (codes,) = ctx.saved_tensors
+        (rows, columns), dilation = ctx.how[0], ctx.how[3]
+        down = torch.arange(rows, device=codes.device) * (dilation[0] * ctx.like[0][3])
+        right = torch.arange(columns, device=codes.device) * dilation[1]
+        behind = (down.view(-1, 1) + right).flatten()
+        places = behind[codes.int()] + _corners(codes, ctx.like[0], ctx.how)
+        x = blank(gradient, *ctx.like)
+        return aten.max_pool2d_with_indices_backward(gradient, x, *ctx.how, places), None
+
+
+def _corners(outputs: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:
+    """`(h', w')` where each window begins, as a place in its plane; below 0 in the border."""
+    rows = torch.arange(outputs.shape[2], device=outputs.device) * how[1][0] - how[2][0]
+    columns = torch.arange(outputs.shape[3], device=outputs.device) * how[1][1] - how[2][1]
+    return rows.view(-1, 1) * shape[3] + columns
+
+
+def _max_pool2d(
+    _func: Any,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    kernel, dilated = each_way(kernel_size), each_way(dilation)
+    wide = (kernel[1] - 1) * dilated[1] >= input.shape[-1] * dilated[0]  # rows could not be told from columns
+    if return_indices or input.dim() != 4 or kernel[0] * kernel[1] > 256 or wide:
+        return None
+    steps = each_way(stride) if stride else kernel
+    return _MaxPool.apply(input, (kernel, steps, each_way(padding), dilated, ceil_mode))
+
+
+class _AvgPool(torch.autograd.Function):
+    """Of the input the shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: tuple[Any, ...]) -> Tensor:
+        ctx.how, ctx.like = how, (x.shape, lie(x))
+        return aten.avg_pool2d(x, *how)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return aten.avg_pool2d_backward(gradient, blank(gradient, *ctx.like), *ctx.how), None
+
+
+def _avg_pool2d(
+    _func: Any,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    if input.dim() != 4:
+        return None
+    kernel = each_way(kernel_size)
+    steps = each_way(stride) if stride else kernel
+    how = (kernel, steps, each_way(padding), ceil_mode, count_include_pad, divisor_override)
+    return _AvgPool.apply(input, how)
+
+
+class _AdaptiveAvgPool(torch.autograd.Function):
+    """Of the input the shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.like = x.shape, lie(x)
+        return make(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return aten._adaptive_avg_pool2d_backward(gradient, blank(gradient, *ctx.like)), None
+
+
+def _adaptive_avg_pool2d(func: Any, input: Tensor, output_size: Any) -> Any:
+    return _AdaptiveAvgPool.apply(input, lambda x: func(x, output_size)) if input.dim() == 4 else None
+
+
+POOLS: Mapping[str, Callable[..., Any]] = {
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "adaptive_avg_pool2d": _adaptive_avg_pool2d,
+}
+"""A torch function's name -> the call made leanly; None where it has to be left to plain autograd."""

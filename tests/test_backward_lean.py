@@ -1,0 +1,279 @@
+"""The lean backward beside plain autograd: the same gradient, and only what it needs kept."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from conftest import TinyNet, seeded
+from torch import nn
+from torch.nn import functional as F
+
+import featviz
+from featviz.backward import bits
+from featviz.backward import lean as lean_module
+from featviz.backward.lean import LEAN, Lean
+
+
+@pytest.fixture(autouse=True)
+def nothing_too_small(monkeypatch):
+    monkeypatch.setattr(lean_module, "SMALL", 0)
+
+
+def image(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradient_of(function, x, weights=None):
+    """The gradient of a weighted sum of what a function gives, so that no symmetry hides an error."""
+    leaf = x.clone().requires_grad_(True)
+    made = function(leaf * 1.0)  # not a leaf, so that functions may work in place
+    weights = image(*made.shape, seed=5, dtype=made.dtype) if weights is None else weights
+    return torch.autograd.grad((made * weights).sum(), leaf)[0]
+
+
+def kept(function, x):
+    """Bytes of all tensors kept for the backward, each once, weights of the image's graph apart."""
+    storages = {}
+
+    def note(tensor):
+        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    leaf = x.clone().requires_grad_(True) * 1.0
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        function(leaf)
+    return sum(storages.values())
+
+
+WEIGHT = image(6, 4, 3, 3, seed=1)
+BIAS = image(6, seed=2)
+CALLS = {
+    "conv1d": (lambda x: F.conv1d(x, WEIGHT[..., 0], BIAS, 2, 1), (2, 4, 13)),
+    "conv2d": (lambda x: F.conv2d(x, WEIGHT, BIAS, stride=2, padding=1), (2, 4, 13, 10)),
+    "conv2d grouped": (lambda x: F.conv2d(x, WEIGHT[:4, :2], padding=(0, 1), groups=2), (1, 4, 9, 8)),
+    "conv2d depthwise": (lambda x: F.conv2d(x, WEIGHT[:4, :1], None, (2, 1), 1, 1, 4), (1, 4, 9, 8)),
+    "conv2d dilated": (lambda x: F.conv2d(x, WEIGHT, BIAS, 1, 2, 2), (2, 4, 9, 8)),
+    "conv2d same": (lambda x: F.conv2d(x, WEIGHT, padding="same", dilation=(1, 2)), (1, 4, 9, 8)),
+    "conv2d valid": (lambda x: F.conv2d(x, WEIGHT, padding="valid"), (1, 4, 9, 8)),
+    "conv3d": (lambda x: F.conv3d(x, WEIGHT[..., None], BIAS, padding=1), (1, 4, 5, 6, 4)),
+    "conv_transpose2d": (
+        lambda x: F.conv_transpose2d(x, WEIGHT[:4].transpose(0, 1)[:4], None, 2, 1, 1),
+        (1, 4, 5, 6),
+    ),
+    "batch_norm": (
+        lambda x: F.batch_norm(x, BIAS[:4], BIAS[:4].abs() + 0.1, BIAS[1:5], BIAS[2:]),
+        (2, 4, 5, 6),
+    ),
+    "batch_norm plain": (lambda x: F.batch_norm(x, BIAS[:4], BIAS[:4].abs() + 0.1), (2, 4, 7)),
+    "relu": (F.relu, (2, 3, 5, 7)),
+    "relu_": (torch.relu_, (2, 3, 5, 7)),
+    "relu in place": (lambda x: F.relu(x, inplace=True), (1, 3, 5, 7)),
+    "relu6": (lambda x: F.relu6(4 * x), (2, 3, 5, 7)),
+    "relu6 in place": (lambda x: F.relu6(x, inplace=True), (2, 3, 5, 7)),
+    "hardtanh": (lambda x: F.hardtanh(x, -0.5, 0.7), (2, 3, 5, 7)),
+    "hardsigmoid": (lambda x: F.hardsigmoid(4 * x), (2, 3, 5, 7)),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0.2), (2, 3, 5, 7)),
+    "leaky_relu in place": (lambda x: F.leaky_relu(x, 0.2, inplace=True), (2, 3, 5, 7)),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2, 1), (2, 3, 9, 12)),
+    "max_pool2d oblong": (lambda x: F.max_pool2d(x, (2, 3), (3, 1), (1, 0), (1, 2)), (2, 3, 9, 12)),
+    "max_pool2d beyond": (lambda x: F.max_pool2d(x, 2, ceil_mode=True), (1, 2, 5, 7)),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), (2, 3, 9, 12)),
+    "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (3, 2)), (2, 3, 7, 8)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_gradients_equal_plain_autograd(name):
+    function, shape = CALLS[name]
+    x = image(*shape)
+    plain = gradient_of(function, x)
+    with Lean() as mode:
+        found = gradient_of(function, x)
+        assert kept(function, x) <= kept_plainly(function, x)
+    assert mode.calls.total() >= 1
+    close = 1e-7 if name == "hardsigmoid" else 1e-12  # torch's own sixth is a float32
+    torch.testing.assert_close(found, plain, rtol=close, atol=1e-12)
+
+
+def kept_plainly(function, x):
+    with torch._C.DisableTorchFunction():
+        return kept(function, x)
+
+
+def test_every_function_is_tried_here():
+    tried = {name.split(" ")[0] for name in CALLS}
+    assert set(LEAN) - tried == {"conv_transpose1d", "conv_transpose3d", "hardtanh_", "leaky_relu_"}
+
+
+@pytest.mark.parametrize("name", ["conv2d", "relu", "relu6", "max_pool2d", "avg_pool2d"])
+def test_channels_last(name):
+    function, shape = CALLS[name]
+    x = image(*(shape if len(shape) == 4 else (2, 3, 5, 7))).contiguous(memory_format=torch.channels_last)
+    with Lean():
+        found = gradient_of(function, x)
+    torch.testing.assert_close(found, gradient_of(function, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 6.0, -0.0])
+@pytest.mark.parametrize("function", [F.relu, F.relu6, F.hardtanh, F.hardsigmoid, F.leaky_relu])
+def test_bounds_pass_what_plain_autograd_passes(function, value):
+    x = torch.full((2, 5), value)
+    with Lean():
+        found = gradient_of(function, x)
+    torch.testing.assert_close(found, gradient_of(function, x))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 1000, bits.PART - 1, bits.PART + 3, 2 * bits.PART])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_bits_are_what_was_asked(count, dtype):
+    x = image(count, dtype=torch.float64).to(dtype)
+    packed = bits.pack(x, -0.5, 0.5)
+    assert packed.dtype == torch.uint8 and packed.numel() == -(-count // 8)
+    g = image(count, seed=3).to(dtype)
+    wanted = torch.where((x > -0.5) & (x < 0.5), g, torch.zeros_like(g))
+    torch.testing.assert_close(bits.times(g, packed, 1.0, 0.0), wanted, rtol=0, atol=0)
+
+
+def test_what_learns_is_left_to_plain_autograd():
+    x, weight = image(1, 4, 6, 6).requires_grad_(True), WEIGHT.clone().requires_grad_(True)
+    norm = nn.BatchNorm2d(6).double()
+    with Lean() as mode:
+        made = norm(F.conv2d(x, weight))
+    assert mode.calls.total() == 0
+    found = torch.autograd.grad(made.square().sum(), [x, weight])
+    assert all(each.abs().sum() > 0 for each in found)
+
+
+def test_a_picture_kept_elsewhere_is_not_overwritten():
+    """A gate in place tells autograd so, which refuses a backward that needs what it overwrote."""
+    x = image(2, 3, 4, 4).requires_grad_(True)
+    with Lean():
+        y = x * 1.0
+        squared = y.square()
+        F.relu(y, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squared.sum().backward()
+
+
+NETS = {
+    "resnet18": 20,
+    "resnet50": 20,
+    "vgg16": 10,
+    "googlenet": 10,
+    "densenet121": 20,
+    "mobilenet_v2": 20,
+    "efficientnet_b0": 2,
+    "convnext_tiny": 1,
+}
+"""Network -> how many times less is kept, in whole numbers, for one image of 96 pixels."""
+
+
+def network(name):
+    more = {"init_weights": False} if name == "googlenet" else {}
+    return seeded(lambda: torchvision.models.get_model(name, **more)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_have_the_same_gradient(name):
+    net = network(name).double()
+    x = image(1, 3, 96, 96)
+    plain = gradient_of(net, x)
+    with Lean():
+        found = gradient_of(net, x)
+    assert float((found - plain).norm() / plain.norm()) < 1e-10
+
+
+def test_the_embedded_model_has_the_same_gradient(embedded):
+    x = image(1, 3, 96, 128)
+    net = embedded.net.double()
+    try:
+        plain = gradient_of(net, x)
+        with Lean():
+            found = gradient_of(net, x)
+    finally:
+        net.float()
+    assert float((found - plain).norm() / plain.norm()) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_single_precision(name):
+    net, x = network(name), image(1, 3, 96, 96, dtype=torch.float32)
+    plain = gradient_of(net, x)
+    with Lean():
+        found = gradient_of(net, x)
+    assert float((found - plain).norm() / plain.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_less_is_kept(name):
+    net = network(name)
+    weights = sum(each.untyped_storage().nbytes() for each in [*net.parameters(), *net.buffers()])
+    x = image(1, 3, 224, 224, dtype=torch.float32)
+
+    def of_the_image(run):
+        return max(1, kept(run, x) - weights_kept(net, run, x))
+
+    plain = of_the_image(net)
+    with Lean():
+        lean = of_the_image(net)
+    assert weights > 0 and plain / lean >= NETS[name]
+
+
+def weights_kept(net, run, x):
+    own = {each.untyped_storage()._cdata for each in [*net.parameters(), *net.buffers()]}
+    found = {}
+
+    def note(tensor):
+        if tensor.untyped_storage()._cdata in own:
+            found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run(x.clone().requires_grad_(True) * 1.0)
+    return sum(found.values())
+
+
+def test_no_weights_change_and_no_gradients_are_left():
+    net = seeded(TinyNet).requires_grad_(False)
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    with Lean():
+        gradient_of(net, image(2, 3, 40, 56, dtype=torch.float32))
+    assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
+    assert all(each.grad is None for each in net.parameters())
+
+
+def test_a_batch_gives_each_what_it_has_alone():
+    net = seeded(TinyNet).requires_grad_(False).double()
+    x = image(3, 3, 40, 56)
+    weights = image(3, 5, seed=5)
+    with Lean():
+        whole = gradient_of(net, x, weights)
+        alone = [gradient_of(net, x[i : i + 1], weights[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-10, atol=1e-12)
+
+
+def test_padding_as_in_tensorflow():
+    """timm's padding before the convolution, as the embedded model has it."""
+    net = timm.layers.Conv2dSame(4, 6, 3, stride=2).double().requires_grad_(False)
+    x = image(1, 4, 8, 9)
+    with Lean():
+        found = gradient_of(net, x)
+    torch.testing.assert_close(found, gradient_of(net, x), rtol=1e-12, atol=1e-12)
+
+
+def test_under_autocast():
+    """As near to the gradient in full precision as plain autograd comes."""
+    net, x = network("resnet18"), image(1, 3, 96, 96, dtype=torch.float32)
+    exact = gradient_of(net, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = gradient_of(net, x)
+        with Lean():
+            found = gradient_of(net, x)
+    assert found.dtype == torch.float32
+    assert float((found - exact).norm()) < 1.2 * float((plain - exact).norm())
+
+
+def test_the_library_uses_it_and_can_do_without(tiny, small_photo):
+    with_it = featviz.dream(tiny, small_photo, "conv2", steps=2)
+    without = featviz.dream(tiny, small_photo, "conv2", steps=2, lean=False)
+    assert float((with_it.image - without.image).abs().max()) < 1e-3
