@@ -14,6 +14,7 @@ from featviz.ascent import ascend
 from featviz.engines import engine_for
 from featviz.errors import InvalidValue
 from featviz.layers import activations, check_size, find_layer, fits, frozen, score
+from featviz.memory import settled
 from featviz.params import pixels
 from featviz.preconditioning import shaped
 from featviz.regularizers import tv
@@ -65,6 +66,7 @@ def dream(
         sizes = sizes[1:]
     for size in (sizes[0], sizes[-1]):
         check_size(model, objective.layers, size)
+    settings = settled(model, objective.layers, sizes[-1], settings)
     return _octaves(model, photo, objective, settings, mask, sizes)
 
 

@@ -18,8 +18,9 @@ from featviz.errors import InvalidValue, nearest
 from featviz.settings import EngineSettings
 from featviz.types import Draws, Engine, Score
 
-WHOLE = 5 << 17
-"""Pictures of up to so many pixels (810 squared) are taken whole, larger ones by tiles."""
+WHOLE = 5 << 19
+"""Pictures of up to so many pixels (1620 squared) are taken whole, larger ones by tiles, where nobody knows
+what memory there is."""
 
 TILE = 512
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

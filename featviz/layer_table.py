@@ -7,6 +7,7 @@ and no memory even for large networks.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -56,13 +57,27 @@ class Layer:
         return self.stride is not None
 
 
+class _Run(nn.Module):
+    """Something to do with a network, as a module, so that its weights can be taken out meanwhile."""
+
+    def __init__(self, net: nn.Module, run: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net, self.forward = net, run
+
+
+def on_meta(model: Model, run: Callable[[Tensor], object], size: tuple[int, int], batch: int = 1) -> None:
+    """Call `run` on images `(batch, 3, *size)` without data, the network's weights being without data too."""
+    state = chain(model.net.named_parameters(), model.net.named_buffers())
+    empty = {f"net.{name}": torch.empty_like(tensor, device="meta") for name, tensor in state}
+    image = torch.empty(batch, 3, *size, device="meta", dtype=_dtype(model.net))
+    with frozen(model.net):
+        functional_call(_Run(model.net, run), empty, (image,))
+
+
 def run_on_meta(model: Model, size: tuple[int, int]) -> None:
     """Run the network forward without data on one image of `size` (rows, columns)."""
-    state = chain(model.net.named_parameters(), model.net.named_buffers())
-    empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in state}
-    image = model.normalise(torch.empty(1, 3, *size, device="meta", dtype=_dtype(model.net)))
-    with torch.no_grad(), frozen(model.net):
-        functional_call(model.net, empty, (image,))
+    with torch.no_grad():
+        on_meta(model, model, size)
 
 
 def _dtype(net: nn.Module) -> torch.dtype:

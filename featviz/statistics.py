@@ -6,10 +6,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 FAINT = 1e-2
 """A channel scaled by less than this has little say in the network, and counts by its share of it."""
+
+
+class _Moments(torch.autograd.Function):
+    """`(b, c, ...)` -> means and variances `(b, c)` over positions; the backward is one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        variance, mean = torch.var_mean(x.flatten(2), 2, correction=0)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        of_mean, of_variance = slopes
+        shape, count = (*mean.shape, *[1] * (x.dim() - 2)), x[0, 0].numel()
+        steep = 2 / count * of_variance
+        return torch.addcmul((of_mean / count - steep * mean).view(shape), steep.view(shape), x)
 
 
 class NormStatistics(TorchFunctionMode):
@@ -56,7 +76,7 @@ class NormStatistics(TorchFunctionMode):
         ):
             return
         deviation = (running_var + eps).sqrt()
-        variance, mean = torch.var_mean(input.flatten(2), 2, correction=0)
+        mean, variance = _Moments.apply(input)
         distance = (mean - running_mean).abs() / deviation + ((variance + eps).sqrt() / deviation - 1).abs()
         share = 1.0 if weight is None else (weight.abs() / FAINT).clamp(max=1)
         self.found.append((distance * share).mean(1))

@@ -145,12 +145,15 @@ class _BatchScore:
             own = {layer: parts[i] for layer, parts in found.items()}
             pair = {layer: parts[i] for layer, parts in other.items()}
             scores.append(self._faces(objective, self.apart[i], own, pair))
-        away = self.settings.statistics * self.natural.away() if self.settings.statistics else 0.0
-        return torch.cat(scores) - self._per_image(away)
+        return self._natural(torch.cat(scores))
 
-    def _per_image(self, away: Tensor | float) -> Tensor | float:
-        """`(b · views,)` -> `(b,)`"""
-        return away.view(-1, self.settings.views or 1).mean(1) if isinstance(away, Tensor) else away
+    def _natural(self, scores: Tensor) -> Tensor:
+        """The scores less how far the images are from the statistics remembered, on the scores' own scale."""
+        away = self.natural.away()
+        if not isinstance(away, Tensor):
+            return scores
+        away = away.view(len(scores), -1).mean(1)  # over views
+        return scores - (self.settings.statistics or 0.0) * scores.detach().abs() * away
 
     def _split(self, found: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         """Each objective's part, split at once: slices would each have a whole gradient of their own."""

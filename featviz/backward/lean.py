@@ -34,7 +34,7 @@ from featviz.backward.rooms import blank
 convolution_backward = torch.ops.aten.convolution_backward.default
 
 SMALL = 1 << 15
-"""Tensors of fewer elements are left to plain autograd: to keep less of them costs more time than it saves."""
+"""Tensors of fewer elements are left to plain autograd: keeping less of them costs more than it saves."""
 
 
 class Lean(TorchFunctionMode):

@@ -33,7 +33,8 @@ class _MaxPool(torch.autograd.Function):
         row = ((behind + 0.5) / down).floor_()
         column = behind.sub_(row, alpha=down).div_(right)
         ctx.save_for_backward(row.mul_(how[0][1]).add_(column).round_().to(torch.uint8))
-        return y
+        pooled: Tensor = y
+        return pooled
 
     @staticmethod
     @once_differentiable
@@ -79,7 +80,8 @@ class _AvgPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: tuple[Any, ...]) -> Tensor:
         ctx.how, ctx.like = how, (x.shape, lie(x))
-        return aten.avg_pool2d(x, *how)  # type: ignore[no-any-return]
+        pooled: Tensor = aten.avg_pool2d(x, *how)
+        return pooled
 
     @staticmethod
     @once_differentiable

@@ -15,6 +15,7 @@ from featviz.cli.options import ModelOptions, with_options
 
 if TYPE_CHECKING:
     from featviz.layer_table import Layer
+    from featviz.types import Model
 
 
 def models(
@@ -50,6 +51,9 @@ def layers(
     filter: Annotated[str, typer.Argument(help="part of an address, alias or kind")] = "",
     every: Annotated[bool, typer.Option("--all", help="also the parts inside blocks")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="what a gradient keeps in memory, up to each stage")
+    ] = False,
     *,
     model_options: ModelOptions,
 ) -> None:
@@ -58,6 +62,9 @@ def layers(
     from featviz.layer_table import layer_table
 
     model = load_from(model_options)
+    if memory:
+        show_memory(model)
+        return
     table = [row for row in layer_table(model) if row.address]
     rows = [row for row in table if filter.lower() in f"{row.address} {row.alias} {row.kind}".lower()]
     if not rows:
@@ -74,6 +81,28 @@ def layers(
     )
     hidden = f", {len(rows) - len(shown)} more with --all" if len(shown) < len(rows) else ""
     print(f"{model.name}: {len(shown)} layers{hidden}")
+
+
+def show_memory(model: Model) -> None:
+    """What the gradient of one image keeps, plainly and leanly, and which functions keep it."""
+    from featviz.layer_table import ALIASES, layer_table
+    from featviz.memory import kept
+    from featviz.types import OUTPUT
+
+    stages = [(row.alias or row.address, row.address) for row in layer_table(model)]
+    rows = []
+    for name, address in [*(each for each in stages if each[0] in ALIASES), ("output", OUTPUT)]:
+        plain, lean = (kept(model, [address], model.input_size, lean=way) for way in (False, True))
+        rows.append((name, _mib(plain.total), _mib(lean.total), f"{plain.total / max(1, lean.total):.1f}"))
+    size = "x".join(map(str, model.input_size))
+    print(f"{model.name}: MiB kept for the gradient of one image of {size}")
+    show_table(("up to", "plain", "lean", "times less"), rows, right={1, 2, 3})
+    most = [f"{name} {_mib(count)}" for name, count in lean.functions.most_common(5) if count >> 14]
+    print(f"leanly kept by: {', '.join(most)}")
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.2f}"
 
 
 def good_for(layer: Layer, deepest: int | None) -> list[str]:

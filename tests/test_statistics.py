@@ -1,0 +1,107 @@
+import pytest
+import torch
+from conftest import seeded, tiny_model, unit_images
+from torch import nn
+from torch.nn import functional as F
+
+from featviz import objectives
+from featviz.engines import eager
+from featviz.render_settings import RenderSettings
+from featviz.statistics import NormStatistics
+from featviz.types import Model
+from featviz.visualize import render
+
+
+def norm_net():
+    layers = [nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(inplace=True), nn.Conv2d(5, 4, 3)]
+    return seeded(lambda: nn.Sequential(*layers, nn.BatchNorm2d(4))).double().requires_grad_(False)
+
+
+def by_hand(net, image):
+    """The mean over both norms, written out."""
+    first = F.conv2d(image, net[0].weight)
+    second = net[3](net[2](net[1](first.clone())))
+    away = []
+    for given, norm in ((first, net[1]), (second, net[4])):
+        sd = (norm.running_var + norm.eps).sqrt()
+        mean = given.mean((2, 3))
+        spread = ((given - mean[..., None, None]).square().mean((2, 3)) + norm.eps).sqrt()
+        away.append(((mean - norm.running_mean).abs() / sd + (spread / sd - 1).abs()).mean(1))
+    return (away[0] + away[1]) / 2
+
+
+def measured(net, image):
+    with NormStatistics() as statistics:
+        net(image)
+    return statistics.away()
+
+
+def test_the_distance_is_the_formula():
+    net, image = norm_net(), unit_images(3, 3, 12, 9).double().requires_grad_(True)
+    found, wanted = measured(net, image), by_hand(net, image)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    slopes = [torch.autograd.grad(each.sum(), image)[0] for each in (found, wanted)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_what_a_norm_remembers_is_at_no_distance():
+    norm = nn.BatchNorm2d(4, eps=0.0).double()
+    image = unit_images(1, 4, 8, 8).double().requires_grad_(True)
+    norm.running_mean = image.detach().mean((0, 2, 3))
+    norm.running_var = image.detach().var((0, 2, 3), correction=0)
+    assert float(measured(norm.eval().requires_grad_(False), image).detach()) == pytest.approx(0, abs=1e-12)
+
+
+def test_each_image_has_its_own(tiny):
+    images = unit_images(3, 3, 32, 32).requires_grad_(True)
+    whole = measured(tiny.net, images)
+    alone = torch.cat([measured(tiny.net, images[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(whole, alone)
+    assert len(set(whole.tolist())) == 3
+
+
+def test_norms_that_remember_nothing_have_nothing_to_say():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    assert measured(net, unit_images(1, 3, 8, 8).requires_grad_(True)) == 0.0
+    assert measured(net[:1], unit_images(1, 3, 8, 8).requires_grad_(True)) == 0.0
+
+
+def test_a_picture_held_to_the_statistics_comes_nearer_to_them(tiny):
+    settings = {"preset": "fourier", "steps": 30, "size": 48}
+    away = []
+    for weight in (0.0, 300.0):
+        for step in render(tiny, "conv3:1", RenderSettings(**settings, statistics=weight)):
+            last = step
+        away.append(float(measured(tiny.net, last.image.clone().requires_grad_(True)).detach()))
+    assert away[1] < 0.97 * away[0]
+
+
+def test_a_network_without_norms_is_as_before():
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2)))
+    model = Model(net.requires_grad_(False), "plain", input_size=(32, 32))
+    pictures = []
+    for weight in (0.0, 20.0):
+        for step in render(model, "2:1", RenderSettings(steps=3, statistics=weight)):
+            last = step
+        pictures.append(last.image)
+    assert torch.equal(*pictures)
+
+
+def test_several_views_of_a_picture_count_by_their_mean():
+    model, settings = tiny_model(), {"steps": 2, "size": 40, "statistics": 3.0, "view_low": 0.6}
+    for step in render(model, ["conv3:1", "conv3:2"], RenderSettings(**settings, views=3)):
+        assert step.scores.shape == (2,)
+
+
+def test_the_score_is_the_units_less_the_distance(tiny):
+    image = unit_images(1, 3, 32, 32)
+
+    def less(x):
+        with NormStatistics() as statistics:
+            out = tiny.net(tiny.normalise(x))[:, 2]
+        return out - 5 * statistics.away()
+
+    plain = eager(lambda x: tiny.net(tiny.normalise(x))[:, 2], image)[0]
+    distance = measured(tiny.net, tiny.normalise(image).requires_grad_(True))
+    torch.testing.assert_close(eager(less, image)[0], plain - 5 * distance.detach())
+    assert objectives.class_(2).layers == ("",)
