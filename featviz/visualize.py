@@ -150,7 +150,7 @@ class _BatchScore:
     def _natural(self, scores: Tensor) -> Tensor:
         """The scores less how far the images are from the statistics remembered, on the scores' own scale."""
         away = self.natural.away()
-        if not isinstance(away, Tensor):
+        if away is None:
             return scores
         away = away.view(len(scores), -1).mean(1)  # over views
         return scores - (self.settings.statistics or 0.0) * scores.detach().abs() * away

@@ -10,7 +10,7 @@ import featviz
 ROOT = Path(featviz.__file__).parent
 
 RANKS = [
-    {"errors"},
+    {"errors", "allocator"},
     {"types", "settings", "sizes", "frozen", "receptive_field"},
     {"layer_table", "explain_settings", "render_settings"},
     {"layers", "presets", "backward", "statistics"},

@@ -37,7 +37,8 @@ def test_all_are_tried_here():
 
 @pytest.mark.parametrize(("name", "tolerances"), SAME.items())
 def test_engines_equal_eager(measured, name, tolerances):
-    engine = ENGINES[name](512) if name == "tiled" else ENGINES[name]()
+    more = {"tiled": {"tile": 512}, "lean": {"least": 0}}
+    engine = ENGINES[name](**more.get(name, {}))
     image = unit_images(2, 3, 32, 48)
     expected = eager(measured, image)
     found = engine(measured, image)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from featviz.allocator import keep_memory
 from featviz.cli.comparing import accentuate, caricature, invert
 from featviz.cli.dream import dream
 from featviz.cli.explain import app as explain
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; an error is one line, with its traceback under --debug."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    keep_memory()
     try:
         code = app(args=[each for each in given if each != "--debug"], standalone_mode=False)
     except FeatvizError as error:
