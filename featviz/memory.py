@@ -137,5 +137,14 @@ def settled(model: Model, layers: Sequence[str], size: tuple[int, int], settings
     return replace(settings, tile=str(TILES[-1])) if sides else settings
 
 
+def batch_for(model: Model, layers: Sequence[str], size: tuple[int, int], most: int) -> int:
+    """How many images of `size` fit in memory at once, at least 1 and at most `most`."""
+    try:
+        each = kept(model, layers, size).peak
+    except Exception:  # it asks for values on its way
+        return most
+    return max(1, min(most, int(SHARE * available(model.device)) // max(1, each)))
+
+
 def _tile(side: int, size: tuple[int, int]) -> tuple[int, int]:
     return min(side, size[0]), min(side, size[1])

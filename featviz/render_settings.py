@@ -24,7 +24,7 @@ class RenderSettings(EngineSettings):
     fps: int = option(25, "frames a second of a film", at_least=1)
     batch: int | None = option(
         None,
-        "pictures made at once, by default 1 on a CPU, 16 on a GPU; rounding depends on it",
+        "pictures made at once, by default 1 on a CPU, up to 16 on a GPU; rounding depends on it",
         at_least=1,
         panel="Engine",
     )

@@ -18,6 +18,7 @@ from featviz.explaining import fitted_to
 from featviz.frozen import frozen
 from featviz.ingredients import robustness
 from featviz.layers import find_layer
+from featviz.memory import batch_for
 from featviz.output.photos import Photo, find_photos, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
@@ -28,11 +29,11 @@ from featviz.recipes import SETTINGS, Recipe
 from featviz.render_settings import AccentuationSettings, CaricatureSettings, RenderSettings
 from featviz.targets import BETWEEN_TARGETS, objective_of
 from featviz.types import Model, Objective, Step
-from featviz.visualize import render, seen
+from featviz.visualize import picture_size, render, seen
 from featviz.watching import Progress, Watch
 
 RENDERED = 16
-"""Pictures made in one batch on a GPU; a CPU makes them one at a time, exactly what each is alone."""
+"""Pictures made at once on a GPU with room for them; a CPU makes them singly, exactly what each is alone."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,16 @@ class Rendering:
     @property
     def batch(self) -> int:
         """How many targets are ascended at once."""
-        pictures = self.settings.batch or (1 if self.model.device.type == "cpu" else RENDERED)
-        return max(1, pictures // self.settings.diversity)
+        return max(1, (self.settings.batch or self._fitting()) // self.settings.diversity)
+
+    def _fitting(self) -> int:
+        """On a GPU as many pictures as its memory holds, up to `RENDERED`."""
+        if self.model.device.type == "cpu":
+            return 1
+        layers = list(dict.fromkeys(layer for objective in self.wanted for layer in objective.layers))
+        size = picture_size(self.model, self.settings) if self.photo is None else self.photo.shape[2:]
+        seen = (self.settings.views or 1) * (1 if self.photo is None else 2)
+        return max(1, batch_for(self.model, layers, (size[0], size[1]), RENDERED * seen) // seen)
 
     def climb(self, part: Sequence[Objective]) -> Iterator[Step]:
         """The ascent of some of the targets, each with its faces in a row."""

@@ -25,6 +25,9 @@ def jitter(pixels: int) -> Transform:
         if min(rows, columns) < 1:
             raise InvalidValue(f"jitter {pixels} leaves nothing of an image of {_size(image)}")
         offsets = draws.integers(0, pixels, 2).tolist()
+        if len(image) == 1:  # a view will do, which a large picture is glad of
+            ((top, left),) = offsets
+            return image[..., top : top + rows, left : left + columns]
         crops = [
             one[:, top : top + rows, left : left + columns]
             for one, (top, left) in zip(image, offsets, strict=True)

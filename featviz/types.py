@@ -48,7 +48,7 @@ class Model:
         if len(self.mean) == 1:
             image = (image * _constant(_LUMA, image.device, image.dtype)).sum(1, keepdim=True)
         mean = _constant(self.mean, image.device, image.dtype)
-        return (image - mean) / _constant(self.std, image.device, image.dtype)
+        return (image - mean).div_(_constant(self.std, image.device, image.dtype))
 
     @property
     def device(self) -> torch.device:

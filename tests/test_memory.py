@@ -6,7 +6,7 @@ from torch import nn
 import featviz
 from featviz import memory
 from featviz.deepdream import dream
-from featviz.memory import Kept, available, kept, settled
+from featviz.memory import Kept, available, batch_for, kept, settled
 from featviz.settings import DreamSettings
 from featviz.types import OUTPUT, Model
 
@@ -116,3 +116,11 @@ def test_a_dream_goes_by_tiles_where_memory_is_short(monkeypatch):
     for _ in dream(model, photo, "conv2", DreamSettings(steps=1, octaves=1)):
         pass
     assert {max(each.shape[2:]) for each in seen if not each.is_meta} == {150}
+
+
+def test_a_batch_is_as_large_as_fits(monkeypatch):
+    model = one_conv()
+    each = kept(model, ["4"], (64, 64)).peak
+    for images, fitting in ((0.5, 1), (5.5, 5), (99, 16)):
+        monkeypatch.setattr(memory, "available", lambda device, n=images: n * each / memory.SHARE)
+        assert batch_for(model, ["4"], (64, 64), 16) == fitting

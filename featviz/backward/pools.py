@@ -53,7 +53,8 @@ def _corners(outputs: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Ten
     """`(h', w')` where each window begins, as a place in its plane; below 0 in the border."""
     rows = torch.arange(outputs.shape[2], device=outputs.device) * how[1][0] - how[2][0]
     columns = torch.arange(outputs.shape[3], device=outputs.device) * how[1][1] - how[2][1]
-    return rows.view(-1, 1) * shape[3] + columns
+    corners: Tensor = rows.view(-1, 1) * shape[3] + columns
+    return corners
 
 
 def _max_pool2d(
