@@ -30,8 +30,9 @@ _PIXELS = {"param": "pixels", "optimizer": "gradient", "rate": 100.0, "stretch":
 PRESETS: dict[str, Preset] = {
     "views": Preset(
         "featviz, docs/visualizing.md",
-        "whole objects: Fourier, wide random crops, contrast held; the default",
+        "whole objects: Fourier, wide random crops, contrast and batch-norm statistics held; the default",
         {
+            "statistics": 10.0,
             "steps": 256,
             "rate": 0.06,
             "decay": 1.5,

@@ -253,6 +253,15 @@ def test_a_network_with_one_channel(folder, capsys):
     assert opened("x.png").mode == "RGB"
 
 
+def test_what_a_gradient_keeps_is_told(folder, capsys):
+    code, out, _ = call(capsys, "layers", "--memory", "--model", "resnet18", "--untrained")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:-1]}
+    assert code == 0 and list(rows) == ["stem", "layer1", "layer2", "layer3", "layer4", "output"]
+    for plain, lean, times in rows.values():
+        assert float(plain) > 5 * float(lean) and float(times) > 5
+    assert "relu" in out.splitlines()[-1]
+
+
 def test_layers_and_models_are_listed(folder, capsys):
     code, out, _ = call(capsys, "layers", "--model", "own.py:net", "--json")
     rows = {row["address"]: row for row in json.loads(out)}
