@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from featviz.params import gaussian_noise
 from featviz.presets import resolved
 from featviz.regularizers import CENTER
 from featviz.render_settings import RenderSettings
-from featviz.statistics import NormStatistics
+from featviz.statistics import NormStatistics, remembers
 from featviz.targets import objective_of
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
 
@@ -121,7 +121,7 @@ class _BatchScore:
     layers: Sequence[str]
     settings: RenderSettings
     compared: bool
-    natural: NormStatistics = field(default_factory=NormStatistics)
+    natural: NormStatistics | None
 
     @classmethod
     def of(
@@ -130,11 +130,12 @@ class _BatchScore:
         many = settings.diversity > 1
         apart = [diversity(_texture_layer(model, each)) if many else None for each in objectives]
         layers = [layer for o in [*objectives, *apart] if o is not None for layer in o.layers]
-        return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared)
+        natural = NormStatistics() if settings.statistics and remembers(model.net) else None
+        return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared, natural)
 
     def __call__(self, image: Tensor) -> Tensor:
         both = image.chunk(2) if self.compared else (image,)
-        with self.natural if self.settings.statistics else nullcontext():
+        with self.natural or nullcontext():
             found = self._split(activations(self.model, both[0], self.layers))
         other: dict[str, tuple[Tensor, ...]] = {}
         if self.compared:
@@ -149,7 +150,7 @@ class _BatchScore:
 
     def _natural(self, scores: Tensor) -> Tensor:
         """The scores less how far the images are from the statistics remembered, on the scores' own scale."""
-        away = self.natural.away()
+        away = self.natural.away() if self.natural else None
         if away is None:
             return scores
         away = away.view(len(scores), -1).mean(1)  # over views

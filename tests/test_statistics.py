@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from featviz import objectives
 from featviz.engines import eager
 from featviz.render_settings import RenderSettings
-from featviz.statistics import NormStatistics
+from featviz.statistics import NormStatistics, remembers
 from featviz.types import Model
 from featviz.visualize import render
 
@@ -62,7 +62,8 @@ def test_each_image_has_its_own(tiny):
 
 def test_norms_that_remember_nothing_have_nothing_to_say():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval().requires_grad_(False)
-    assert measured(net, unit_images(1, 3, 8, 8).requires_grad_(True)) is None
+    assert not remembers(net) and remembers(norm_net())
+    assert float(measured(net, unit_images(1, 3, 8, 8).requires_grad_(True)).detach()) == 0
     assert measured(net[:1], unit_images(1, 3, 8, 8).requires_grad_(True)) is None
 
 
