@@ -94,10 +94,10 @@ class NormStatistics(TorchFunctionMode):
 
 
 def remembers(net: nn.Module) -> bool:
-    """Whether any batch norm of a network remembers anything."""
+    """Whether any batch norm of a network remembers anything; one without data is taken at its word."""
     norms = [each for each in net.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     return any(
-        bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())
+        norm.running_mean.is_meta or bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())
         for norm in norms
         if norm.running_mean is not None and norm.running_var is not None
     )

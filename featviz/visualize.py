@@ -149,12 +149,13 @@ class _BatchScore:
         return self._natural(torch.cat(scores))
 
     def _natural(self, scores: Tensor) -> Tensor:
-        """The scores less how far the images are from the statistics remembered, on the scores' own scale."""
+        """The scores, and in their gradient alone how far the images are from the statistics remembered."""
         away = self.natural.away() if self.natural else None
         if away is None:
             return scores
         away = away.view(len(scores), -1).mean(1)  # over views
-        return scores - (self.settings.statistics or 0.0) * scores.detach().abs() * away
+        against = (self.settings.statistics or 0.0) * scores.detach().abs() * away
+        return scores - (against - against.detach())
 
     def _split(self, found: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         """Each objective's part, split at once: slices would each have a whole gradient of their own."""

@@ -4,12 +4,13 @@ from conftest import seeded, tiny_model, unit_images
 from torch import nn
 from torch.nn import functional as F
 
-from featviz import objectives
 from featviz.engines import eager
+from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
 from featviz.statistics import NormStatistics, remembers
+from featviz.targets import objective_of
 from featviz.types import Model
-from featviz.visualize import render
+from featviz.visualize import _BatchScore, render
 
 
 def norm_net():
@@ -94,15 +95,17 @@ def test_several_views_of_a_picture_count_by_their_mean():
         assert step.scores.shape == (2,)
 
 
-def test_the_score_is_the_units_less_the_distance(tiny):
-    image = unit_images(1, 3, 32, 32)
+def test_the_statistics_are_in_the_gradient_and_not_in_the_score(tiny):
+    """So that progress and records tell the unit's own activation."""
+    image = unit_images(1, 3, 48, 48)
+    found = {}
+    for weight in (0.0, 7.0):
+        settings = resolved(RenderSettings(preset="fourier", statistics=weight))
+        score = _BatchScore.of(tiny, [objective_of(tiny, "conv3:1")], settings, False)
+        found[weight] = eager(score, image)
+    torch.testing.assert_close(found[0.0][0], found[7.0][0])
 
-    def less(x):
-        with NormStatistics() as statistics:
-            out = tiny.net(tiny.normalise(x))[:, 2]
-        return out - 5 * statistics.away()
-
-    plain = eager(lambda x: tiny.net(tiny.normalise(x))[:, 2], image)[0]
-    distance = measured(tiny.net, tiny.normalise(image).requires_grad_(True))
-    torch.testing.assert_close(eager(less, image)[0], plain - 5 * distance.detach())
-    assert objectives.class_(2).layers == ("",)
+    leaf = image.clone().requires_grad_(True)
+    (distance,) = torch.autograd.grad(measured(tiny.net, tiny.normalise(leaf)).sum(), leaf)
+    wanted = found[0.0][1] - 7 * found[0.0][0].abs() * distance
+    torch.testing.assert_close(found[7.0][1], wanted, rtol=1e-4, atol=1e-7)
