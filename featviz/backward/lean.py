@@ -55,8 +55,10 @@ class Lean(TorchFunctionMode):
             given = args[0] if args else kwargs.get("input")
             if isinstance(given, Tensor) and given.requires_grad and given.numel() >= SMALL:
                 made = LEAN[name](func, *args, **kwargs)
-        self.calls[name] += made is not None
-        return func(*args, **kwargs) if made is None else made
+        if made is None:
+            return func(*args, **kwargs)
+        self.calls[name] += 1
+        return made
 
 
 def _learning(*weights: Tensor | None) -> bool:
