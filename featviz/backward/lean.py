@@ -81,12 +81,8 @@ class _Convolution(torch.autograd.Function):
         x = blank(gradient, *ctx.like)
         if weight.dtype != gradient.dtype:  # under autocast
             weight = weight.to(gradient.dtype)
-        return (
-            convolution_backward(gradient, x, weight, None, *ctx.how, (True, False, False))[0],
-            None,
-            None,
-            None,
-        )
+        found = convolution_backward(gradient, x, weight, None, *ctx.how, (True, False, False))[0]
+        return found, None, None, None
 
 
 def _convolution(
@@ -107,15 +103,8 @@ def _convolution(
         if padding == "same" and any(each % 2 for each in reach):
             return None  # one side gets one more than the other
         padding = [each // 2 * (padding == "same") for each in reach]
-    how = (
-        each_way(stride, dims),
-        each_way(padding, dims),
-        each_way(dilation, dims),
-        False,
-        [0] * dims,
-        groups,
-    )
-    return _Convolution.apply(input, weight, bias, how)
+    sides = [each_way(each, dims) for each in (stride, padding, dilation)]
+    return _Convolution.apply(input, weight, bias, (*sides, False, [0] * dims, groups))
 
 
 def _transposed(
