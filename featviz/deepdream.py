@@ -11,18 +11,19 @@ from torch import Tensor
 
 from featviz import objectives
 from featviz.ascent import ascend
-from featviz.engines import engine_for
+from featviz.engines import base_engine, engine_for
 from featviz.errors import InvalidValue
 from featviz.layers import activations, check_size, find_layer, fits, frozen, score
 from featviz.memory import settled
-from featviz.params import pixels
+from featviz.params import gaussian_noise, pixels
 from featviz.preconditioning import shaped
 from featviz.regularizers import tv
 from featviz.settings import DreamSettings
 from featviz.sizes import fitted, resize
 from featviz.targets import objective_of, parse_target
 from featviz.transforms import jitter, pad
-from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, derive_seed
+from featviz.trial import arrangement
+from featviz.types import OUTPUT, Engine, Model, Objective, Parameterization, Step, derive_seed
 
 OCTAVES = 4
 """How many octaves there are at least, as in Google's notebook, while they are larger than `TINY`."""
@@ -32,6 +33,9 @@ SMALLEST, TINY = 160, 64
 
 CALM = 8
 """Layers of a smaller stride take smaller steps: their gradients agree from step to step, and saturate."""
+
+TRIED = 224
+"""Side of the picture on which the arrangements of a network are tried."""
 
 DEEPEST = 32
 """The stride that stands for a target without positions, such as a class."""
@@ -66,8 +70,20 @@ def dream(
         sizes = sizes[1:]
     for size in (sizes[0], sizes[-1]):
         check_size(model, objective.layers, size)
-    settings = settled(model, objective.layers, sizes[-1], settings)
+    settings = decided(model, objective, sizes, settings)
     return _octaves(model, photo, objective, settings, mask, sizes)
+
+
+def decided(
+    model: Model, objective: Objective, sizes: Sequence[tuple[int, int]], settings: DreamSettings
+) -> DreamSettings:
+    """The settings with tiles and arrangement as suits this machine, for octaves of these sizes."""
+    settings = settled(model, objective.layers, sizes[-1], settings)
+    side = TRIED if settings.tile in ("none", "auto") else min(TRIED, int(settings.tile))
+    seen = min(side, sizes[-1][0]), min(side, sizes[-1][1])
+    image = gaussian_noise([settings.seed], seen, sd=0.1).to(model.device)
+    gradients = settings.steps * sum(h * w for h, w in sizes) / (seen[0] * seen[1])
+    return arrangement(model.net, score(model, objective), image, settings, gradients, objective.layers)
 
 
 def _octaves(
@@ -81,33 +97,33 @@ def _octaves(
     detail: Tensor | None = None
     strides = [find_layer(model, name).stride for name in objective.layers if name != OUTPUT]
     stride = max([each for each in strides if each] or [DEEPEST])
-    measured = score(
-        model, objective
-    )  # one score for all octaves, so that an engine can keep what it compiled
+    # one score and engine for all octaves, so that the engine can keep what it compiled or arranged
+    measured, base = score(model, objective), base_engine(settings)
     with frozen(model.net):
         for octave, size in enumerate(sizes, 1):
-            base = resize(photo, size)
+            plain = resize(photo, size)
             part = None if mask is None else resize(mask, size)
-            param = pixels(base if detail is None else _within(resize(detail, size), part).add_(base))
+            param = pixels(plain if detail is None else _within(resize(detail, size), part).add_(plain))
             detail = None  # a large picture is held no more often than it must be
-            for step in _ascend_octave(measured, param, base, part, settings, stride, octave):
+            for step in _ascend_octave(measured, param, plain, part, settings, base, stride, octave):
                 yield DreamStep(step.index, step.scores, step.image, octave, len(sizes))
             if octave < len(sizes):
-                detail = step.image - base
+                detail = step.image - plain
             del param, step
 
 
 def _ascend_octave(
     measured: Callable[[Tensor], Tensor],
     param: Parameterization,
-    base: Tensor,
+    plain: Tensor,
     mask: Tensor | None,
     settings: DreamSettings,
+    base: Engine,
     stride: int,
     octave: int,
 ) -> Iterator[Step]:
-    size = base.shape[2], base.shape[3]
-    engine, whole = engine_for(settings, size)
+    size = plain.shape[2], plain.shape[3]
+    engine, whole = engine_for(settings, size, base)
     shift = min(settings.jitter, min(size) - 1) if whole else 0  # tiles shift by themselves
     fade = settings.decay
     return ascend(
@@ -119,7 +135,7 @@ def _ascend_octave(
         engine=engine,
         transforms=[pad(shift, None), jitter(2 * shift)] if shift else [],
         penalties=[tv(settings.tv)] if settings.tv else [],
-        projections=[lambda image, gradient, step: image.lerp(base, fade)] if fade else [],
+        projections=[lambda image, gradient, step: image.lerp(plain, fade)] if fade else [],
         precondition=shaped(settings, stride, mask),
     )
 

@@ -37,6 +37,9 @@ SETTINGS: dict[str, type[Settings]] = {
 """Command -> its settings."""
 
 
+BEFORE: Mapping[str, Any] = {"statistics": 0.0, "fold": False, "channels_last": False}
+"""Settings that recipes did not have at first, and what was done then."""
+
 PACKAGES = ("featviz", "torch", "torchvision", "timm", "kornia", "numpy", "pillow")
 """What a result's bytes may depend on."""
 
@@ -69,7 +72,9 @@ class Recipe:
             raise RecipeError(
                 f"not a recipe of featviz {version('featviz')}: {', '.join(sorted(data))[:120]}"
             )
-        return cls(**data)
+        known = {f.name for f in fields(SETTINGS[data["command"]])}  # type: ignore[arg-type]
+        before = {name: value for name, value in BEFORE.items() if name in known}
+        return cls(**{**data, "settings": {**before, **data["settings"]}})
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data; cards only where there are some."""

@@ -1,4 +1,4 @@
-"""Running the recipe of a visualization: pictures batch by batch, their score cards, a sheet or a film."""
+"""What the recipe of a visualization asks for: its ascents batch by batch, score cards, a sheet of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from featviz import objectives
 from featviz.cards import best_of, card
 from featviz.errors import InvalidValue, NonFiniteScore
 from featviz.explaining import fitted_to
-from featviz.frozen import frozen
 from featviz.ingredients import robustness
 from featviz.layers import find_layer
 from featviz.memory import batch_for
 from featviz.output.photos import Photo, find_photos, read_photo
 from featviz.output.pil import from_pil
-from featviz.output.results import Film, Picture
+from featviz.output.results import Picture
 from featviz.output.sheets import grid
 from featviz.params.spectrum import load_spectrum, measure_spectrum
-from featviz.presets import ALL, PRESETS, resolved
+from featviz.presets import resolved
 from featviz.recipes import SETTINGS, Recipe
 from featviz.render_settings import AccentuationSettings, CaricatureSettings, RenderSettings
+from featviz.settings import decided
 from featviz.targets import BETWEEN_TARGETS, objective_of
 from featviz.types import Model, Objective, Step
-from featviz.visualize import picture_size, render, seen
+from featviz.visualize import arranged, picture_size, render, seen
 from featviz.watching import Progress, Watch
 
 RENDERED = 16
@@ -76,6 +76,8 @@ class Rendering:
         if isinstance(settings, AccentuationSettings):
             layer = find_layer(model, settings.likeness_layer).address
             wanted = [objectives.accentuation(each, layer, settings.likeness) for each in plain]
+        settings = arranged(model, wanted[:1], settings, photo)
+        recipe = replace(recipe, settings={**recipe.settings, **decided(settings)})
         return cls(recipe, model, plain, wanted, settings, photo, _spectrum(settings), against)
 
     @property
@@ -132,52 +134,6 @@ class Rendering:
         ]
 
 
-def run_render(
-    recipe: Recipe,
-    model: Model,
-    target: str | Objective,
-    photos: Mapping[str, Photo],
-    watch: Watch,
-    against: Sequence[Tensor] = (),
-) -> Picture | Film:
-    """Make a visualization: one picture as it is, several on a sheet, or a film of the ascent."""
-    if recipe.settings["preset"] == ALL:
-        return _by_every_preset(recipe, model, target, photos, watch)
-    job = Rendering.of(recipe, model, target, photos, against)
-    return _film(job, watch) if job.settings.animate else _still(job, watch)
-
-
-def _by_every_preset(
-    recipe: Recipe, model: Model, target: str | Objective, photos: Mapping[str, Photo], watch: Watch
-) -> Picture:
-    """One target by each preset, on a sheet that names them."""
-    made: list[Tensor] = []
-    cards: list[dict[str, Any]] = []
-    status = "complete"
-    for number, preset in enumerate(PRESETS):
-        one = replace(recipe, settings={**recipe.settings, "preset": preset})
-        job = Rendering.of(one, model, target, photos)
-        if len(job.wanted) * job.settings.diversity > 1 or job.settings.animate or job.settings.snapshots:
-            raise InvalidValue("preset all: one still picture of one unit by each")
-        images, status = ascended(job, partial(_part, watch, number))
-        made.append(images[-1, 0])
-        cards += job.cards(images[-1])
-        if status != "complete":
-            break
-    sheet = grid(made, list(PRESETS)[: len(made)], columns=5, cell=max(made[0].shape[2:]))
-    return Picture(from_pil(sheet)[0], replace(recipe, status=status, cards=cards).plain())
-
-
-def _part(watch: Watch, number: int, progress: Progress) -> bool | None:
-    return watch(replace(progress, done=(number + progress.done) / len(PRESETS)))
-
-
-def _still(job: Rendering, watch: Watch) -> Picture:
-    images, status = ascended(job, watch)
-    made = replace(job.recipe, status=status, cards=job.cards(images[-1]))
-    return Picture(_on_one_sheet(job, images, job.states()), made.plain())
-
-
 def ascended(job: Rendering, watch: Watch) -> tuple[Tensor, str]:
     """The pictures `(states, targets, faces, 3, h, w)`, batch by batch, and complete or interrupted.
 
@@ -191,12 +147,12 @@ def ascended(job: Rendering, watch: Watch) -> tuple[Tensor, str]:
         try:
             for step in _noting(job, part, shown):
                 share = (start + len(part) * step.index / (job.settings.steps or 1)) / len(job.wanted)
-                if watch(_progress(job, step, share)):
+                if watch(progress_of(job, step, share)):
                     status = "interrupted"
                     break
         except NonFiniteScore as error:
             images = torch.cat([*(each[-1] for each in done), job.faces(error.image)])
-            kept = _on_one_sheet(job, images[None], [error.step])
+            kept = on_one_sheet(job, images[None], [error.step])
             error.image = Picture(kept, replace(job.recipe, status="failed").plain())
             raise
         done.append(_all_states(job, shown, step))
@@ -220,30 +176,12 @@ def _all_states(job: Rendering, shown: list[Tensor], last: Step) -> Tensor:
     return torch.stack([job.faces(each) for each in [*shown, *[last.image] * missing]])
 
 
-def _progress(job: Rendering, step: Step, share: float) -> Progress:
+def progress_of(job: Rendering, step: Step, share: float) -> Progress:
+    """What a watcher is told of a step, `share` of all the work being done."""
     return Progress(share, step.index, job.settings.steps or 1, step.scores, partial(getattr, step, "image"))
 
 
-def _film(job: Rendering, watch: Watch) -> Film:
-    """All targets climb in step, each by itself; a frame has them all."""
-    record = job.recipe.plain()
-
-    def frames() -> Iterator[Tensor]:
-        record["status"] = "interrupted"
-        with frozen(job.model.net):  # held here, since the climbs end in any order
-            climbs = [job.climb([each]) for each in job.wanted]
-            for steps in zip(*climbs, strict=True):
-                images = torch.cat([job.faces(step.image) for step in steps])
-                yield _on_one_sheet(job, images[None], [steps[0].index])
-                if watch(_progress(job, steps[0], steps[0].index / (job.settings.steps or 1))):
-                    return
-        record["status"] = "complete"
-        record["cards"] = job.cards(images)
-
-    return Film(frames(), job.settings.fps, record)
-
-
-def _on_one_sheet(job: Rendering, images: Tensor, states: Sequence[int]) -> Tensor:
+def on_one_sheet(job: Rendering, images: Tensor, states: Sequence[int]) -> Tensor:
     """`(states, targets, faces, 3, h, w)`: one image as it is, several as a sheet with captions."""
     count, targets, faces = images.shape[:3]
     if count * targets * faces == 1:

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
 from featviz.attribution.sweeps import Sweep
-from featviz.deepdream import DreamStep, dream, octave_sizes, picture
+from featviz.deepdream import DreamStep, decided, dream, octave_sizes, picture
 from featviz.errors import NonFiniteScore
 from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
 from featviz.explaining import explain, fitted_to
-from featviz.memory import settled
 from featviz.output.explanations import Explanations
 from featviz.output.photos import Photo, read_photo
 from featviz.output.pil import from_pil
 from featviz.output.results import Film, Picture
 from featviz.output.sheets import contact_sheet, kernel_sheet, stacked
 from featviz.recipes import Recipe, load_model
-from featviz.rendering import run_render
+from featviz.render_runs import run_render
 from featviz.settings import DreamSettings
 from featviz.sizes import fitted, resize
 from featviz.targets import BETWEEN_TARGETS, objective_of
@@ -145,8 +144,9 @@ def _run_dream(
 ) -> Picture | Film:
     settings = DreamSettings.make(**recipe.settings)
     photo = _sized(photos["photo"].image, settings.size).to(model.device)
-    # what the memory of this machine allows is part of what was done
-    settings = settled(model, objective_of(model, target).layers, (photo.shape[2], photo.shape[3]), settings)
+    # what suits this machine is part of what was done
+    sizes = octave_sizes((photo.shape[2], photo.shape[3]), settings)
+    settings = decided(model, objective_of(model, target), sizes, settings)
     recipe = replace(recipe, settings=settings.plain())
     guide = photos["guide"].image.to(model.device) if "guide" in photos else None
     mask = _mask(photos["mask"], photo) if "mask" in photos else None

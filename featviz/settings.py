@@ -108,8 +108,27 @@ class EngineSettings(Settings):
     seed: int = option(0, "the same seed gives the same picture", at_least=0)
     precision: str = option("float32", "float32, or bfloat16 or float16 by autocast", panel="Engine")
     lean: bool = option(True, "keep only what the image's gradient needs, to save memory", panel="Engine")
+    fold: bool | None = option(
+        None,
+        "run batch norms within their convolutions, by default where a short trial finds it faster",
+        panel="Engine",
+    )
+    channels_last: bool | None = option(
+        None,
+        "lay the channels last in memory, by default where a short trial finds it faster",
+        panel="Engine",
+    )
     compile: bool = option(False, "compile the network first: slow to start, faster steps", panel="Engine")
     tile: str = option("auto", "side of the tiles for large pictures: auto, none, or pixels", panel="Engine")
+
+
+DECIDED = ("fold", "channels_last")
+"""What a run decides where it is left open; its recipe then tells."""
+
+
+def decided(settings: EngineSettings) -> dict[str, Any]:
+    """By name what was decided."""
+    return {name: getattr(settings, name) for name in DECIDED}
 
 
 @dataclass(frozen=True)

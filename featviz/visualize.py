@@ -31,6 +31,7 @@ from featviz.regularizers import CENTER
 from featviz.render_settings import RenderSettings
 from featviz.statistics import NormStatistics, remembers
 from featviz.targets import objective_of
+from featviz.trial import arrangement
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
 
 
@@ -57,7 +58,7 @@ def render(
     settings = resolved(settings)
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     score = _BatchScore.of(model, objectives, settings, photo is not None)
-    settings = seen(model, score.layers, settings, size)
+    settings = _arranged(score, seen(model, score.layers, settings, size), size)
     seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
     if from_photo and photo is not None:
         start = photo.expand(len(seeds), -1, -1, -1).to(model.device)
@@ -99,13 +100,35 @@ def seen(
     model: Model, layers: Sequence[str], settings: RenderSettings, size: tuple[int, int]
 ) -> RenderSettings:
     """The settings with views that the network can take: where smaller ones do not reach, full size."""
-    edge = (settings.jitter or 0) + (settings.jitter or 0) // 2  # what padding adds and shifts leave
-    share = settings.view_scale or 1.0
-    shown = (round((size[0] + edge) * share), round((size[1] + edge) * share))
+    share, shown = settings.view_scale or 1.0, _shown(settings, size)
     if share != 1.0 and not fits(model, layers, shown):
         return seen(model, layers, replace(settings, view_scale=1.0), size)
     check_size(model, layers, shown)
     return settings
+
+
+def _shown(settings: RenderSettings, size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which the network sees a picture of `size` in a step."""
+    edge = (settings.jitter or 0) + (settings.jitter or 0) // 2  # what padding adds and shifts leave
+    share = settings.view_scale or 1.0
+    return round((size[0] + edge) * share), round((size[1] + edge) * share)
+
+
+def arranged(
+    model: Model, objectives: Sequence[Objective], settings: RenderSettings, photo: Tensor | None = None
+) -> RenderSettings:
+    """The resolved settings with the arrangement decided, for as many objectives as are ascended at once."""
+    size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
+    score = _BatchScore.of(model, objectives, settings, photo is not None)
+    tried = _arranged(score, seen(model, score.layers, settings, size), size)
+    return replace(settings, fold=tried.fold, channels_last=tried.channels_last)
+
+
+def _arranged(score: _BatchScore, settings: RenderSettings, size: tuple[int, int]) -> RenderSettings:
+    count = len(score.objectives) * settings.diversity * (settings.views or 1) * (1 + score.compared)
+    image = gaussian_noise([settings.seed] * count, _shown(settings, size), sd=0.1).to(score.model.device)
+    what = tuple(score.layers), score.natural is not None, score.compared
+    return arrangement(score.model.net, score, image, settings, settings.steps or 1, what)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from featviz.output.files import placed
 from featviz.output.pictures import write_picture
 from featviz.recipes import Recipe
 from featviz.rendering import Rendering, ascended
+from featviz.settings import decided
 from featviz.site.exciting import exciting
 from featviz.site.pages import write_pages
 from featviz.site.plan import MARK, Plan, Unit
@@ -103,7 +104,8 @@ def _make(plan: Plan, units: Sequence[Unit], many: bool, watch: Watch) -> bool:
     cards = iter(job.cards(images[-1]))
     for own, faces in zip(recipes, images[-1], strict=True):
         for (file, recipe), image in zip(own.items(), faces, strict=True):
-            made = {**recipe.plain(), "cards": [next(cards)]}
+            was = {**recipe.settings, **decided(job.settings)}
+            made = {**recipe.plain(), "settings": was, "cards": [next(cards)]}
             _save(plan.folder, file, image[None], made)
     return True
 

@@ -16,6 +16,7 @@ from featviz.output.pictures import read_recipe
 from featviz.presets import ALL, resolved
 from featviz.recipes import Recipe, recipe_for
 from featviz.render_settings import RenderSettings
+from featviz.settings import DECIDED
 from featviz.targets import class_number, objective_of
 from featviz.types import OUTPUT, Model
 from featviz.units import expand
@@ -86,6 +87,7 @@ class Plan:
 
 
 def _made(file: Path, recipe: Recipe) -> bool:
+    left_open = [name for name in DECIDED if recipe.settings[name] is None]
     try:
         old = Recipe.of(read_recipe(file)) if file.is_file() else None
     except FeatvizError:
@@ -93,7 +95,11 @@ def _made(file: Path, recipe: Recipe) -> bool:
     return (
         old is not None
         and old.status == "complete"
-        and (old.command, old.target, dict(old.settings)) == (recipe.command, recipe.target, recipe.settings)
+        and (old.command, old.target, old.settings.keys())
+        == (recipe.command, recipe.target, recipe.settings.keys())
+        and all(
+            old.settings[name] == value for name, value in recipe.settings.items() if name not in left_open
+        )
         and old.model["digest"] == recipe.model["digest"]
     )
 
