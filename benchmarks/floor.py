@@ -4,8 +4,8 @@
 objective, through the frozen network up to the same layer, at the size that the network sees in the step.
 Shares are floor seconds over ours: at 1.00 a step costs nothing but its gradient, above that less than plain
 autograd's. A dream is one octave of 512 px; class and channel are the default preset at the network's size.
-What comes before the first step is left out, and so is the first steps' waking, over after 16. Where the
-preset weighs statistics, there is a line without them. The random weights are always the same.
+What comes before the first step is left out, the trial of arrangements included, and so is the first
+steps' waking, over after 16. Where the preset weighs statistics, there is a line without them. The random weights are always the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 import featviz
 from benchmarks.apart import machine
 from benchmarks.paired import told
-from featviz import engines, ingredients
+from featviz import engines, ingredients, trial
 from featviz.deepdream import dream
 from featviz.layers import frozen, score
 from featviz.models import EMBEDDED
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    ingredients.WAKING = 0
+    ingredients.WAKING = trial.WORTH = 0
     print(f"{machine(options.threads)}; {options.pairs} pairs of {STEPS} steps\n")
     print("| network | step | the network sees | floor ms | ours ms | floor / ours |\n" + "|---" * 6 + "|")
     for network in options.networks:

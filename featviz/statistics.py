@@ -57,11 +57,14 @@ class NormStatistics(TorchFunctionMode):
     With μ(x), σ(x) those of a channel over its positions, before the norm, and μ, σ those
     remembered, the distance is the mean over channels, then over norms, of |μ(x) - μ| / σ + |σ(x) / σ - 1|
     (after the regularizer of DeepInversion, Yin et al. 2020, eq. 4, here per image). A norm that remembers
-    mean 0 and variance 1 alone, as one folded into its convolution, counts for nothing.
+    mean 0 and variance 1 alone, as one folded into its convolution, counts for nothing. Norms that a forward
+    ends before, of `count` in all, are at no distance: so a shallow unit, which has few before it, is not
+    outweighed by them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 0) -> None:
         super().__init__()
+        self._count = count
         self._found: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Norm] = []
         self._done: list[bool] = []
@@ -76,7 +79,7 @@ class NormStatistics(TorchFunctionMode):
         if (
             done not in self._remembered or torch.compiler.is_compiling()
         ):  # a compiler takes it for a constant
-            self._remembered[done] = _remembered(norms, done)
+            self._remembered[done] = _remembered(norms, done, max(self._count, len(norms)))
         mean, deviation, extra, share = self._remembered[done]
         means, variances = (torch.cat(each, 1) for each in zip(*found, strict=True))
         spread = (variances + extra).sqrt()
@@ -97,17 +100,17 @@ class NormStatistics(TorchFunctionMode):
         return made.clone() if made is given else made  # the next may work in place, and the moments need it
 
 
-def remembers(net: nn.Module) -> bool:
-    """Whether any batch norm of a network remembers anything; one without data is taken at its word."""
+def remembering(net: nn.Module) -> int:
+    """How many batch norms of a network remember anything; those without data are taken at their word."""
     norms = [each for each in net.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    return any(
+    return sum(
         norm.running_mean.is_meta or bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())
         for norm in norms
         if norm.running_mean is not None and norm.running_var is not None
     )
 
 
-def _remembered(norms: Sequence[Norm], done: Sequence[bool]) -> tuple[Tensor, ...]:
+def _remembered(norms: Sequence[Norm], done: Sequence[bool], count: int) -> tuple[Tensor, ...]:
     """Means, deviations, what is added to variances, and each channel's share, of all norms in a row.
 
     Where a norm is done already, to y = (x - μ) · γ / √(σ² + ε) + β, the mean is β and the deviation |γ|.
@@ -118,7 +121,7 @@ def _remembered(norms: Sequence[Norm], done: Sequence[bool]) -> tuple[Tensor, ..
         assert mean is not None and variance is not None
         gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.abs()
         told = (mean != 0).any() | (variance != 1).any()
-        share = (gamma / FAINT).clamp(max=1) * told / mean.numel() / len(norms)
+        share = (gamma / FAINT).clamp(max=1) * told / mean.numel() / count
         extra = torch.full_like(variance, norm.eps)
         deviation = (variance + norm.eps).sqrt()
         if already:

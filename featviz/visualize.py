@@ -29,7 +29,7 @@ from featviz.params import gaussian_noise
 from featviz.presets import resolved
 from featviz.regularizers import CENTER
 from featviz.render_settings import RenderSettings
-from featviz.statistics import NormStatistics, remembers
+from featviz.statistics import NormStatistics, remembering
 from featviz.targets import objective_of
 from featviz.trial import arrangement
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
@@ -153,7 +153,8 @@ class _BatchScore:
         many = settings.diversity > 1
         apart = [diversity(_texture_layer(model, each)) if many else None for each in objectives]
         layers = [layer for o in [*objectives, *apart] if o is not None for layer in o.layers]
-        natural = NormStatistics() if settings.statistics and remembers(model.net) else None
+        count = remembering(model.net) if settings.statistics else 0
+        natural = NormStatistics(count) if count else None
         return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared, natural)
 
     def __call__(self, image: Tensor) -> Tensor:

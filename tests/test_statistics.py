@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from featviz.engines import eager
 from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
-from featviz.statistics import NormStatistics, remembers
+from featviz.statistics import NormStatistics, remembering
 from featviz.targets import objective_of
 from featviz.types import Model
 from featviz.visualize import _BatchScore, render
@@ -45,6 +45,18 @@ def test_the_distance_is_the_formula():
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
 
 
+def test_norms_that_a_forward_ends_before_are_at_no_distance():
+    net, image = norm_net(), unit_images(2, 3, 12, 9).double().requires_grad_(True)
+    statistics = NormStatistics(2)
+    with statistics:
+        net[:3](image)
+    first = statistics.away()
+    with statistics:
+        net(image)
+    away = statistics.away()
+    torch.testing.assert_close(2 * away - 2 * first, 2 * by_hand(net, image) - measured(net[:3], image))
+
+
 def test_what_a_norm_remembers_is_at_no_distance():
     norm = nn.BatchNorm2d(4, eps=0.0).double()
     image = unit_images(1, 4, 8, 8).double().requires_grad_(True)
@@ -63,7 +75,7 @@ def test_each_image_has_its_own(tiny):
 
 def test_norms_that_remember_nothing_have_nothing_to_say():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval().requires_grad_(False)
-    assert not remembers(net) and remembers(norm_net())
+    assert remembering(net) == 0 and remembering(norm_net()) == 2
     assert float(measured(net, unit_images(1, 3, 8, 8).requires_grad_(True)).detach()) == 0
     assert measured(net[:1], unit_images(1, 3, 8, 8).requires_grad_(True)) is None
 

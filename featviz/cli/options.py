@@ -83,7 +83,8 @@ def _parameters(group: type[Settings]) -> list[inspect.Parameter]:
     made = []
     for setting in fields(group):  # type: ignore[arg-type]
         name = setting.name.replace("_", "-")
-        names = [f"--{name}/--no-{name}" if setting.default is True else f"--{name}"]
+        either = setting.default is True or types[setting.name] == bool | None
+        names = [f"--{name}/--no-{name}" if either else f"--{name}"]
         names += [setting.metadata["short"]] if "short" in setting.metadata else []
         shown = typer.Option(
             *names, help=setting.metadata["about"], rich_help_panel=setting.metadata.get("panel")
