@@ -59,28 +59,31 @@ class NormStatistics(TorchFunctionMode):
     (after the regularizer of DeepInversion, Yin et al. 2020, eq. 4, here per image). A norm that remembers
     mean 0 and variance 1 alone, as one folded into its convolution, counts for nothing. Norms that a forward
     ends before, of `count` in all, are at no distance: so a shallow unit, which has few before it, is not
-    outweighed by them.
+    outweighed by them. To look at them all costs half a gradient, so that they may take `turns`: of three,
+    each forward looks at every third norm, and counts it three times.
     """
 
-    def __init__(self, count: int = 0) -> None:
+    def __init__(self, count: int = 0, turns: int = 1) -> None:
         super().__init__()
-        self._count = count
+        self._count, self._turns = count, turns
+        self._turn = self._passed = 0
         self._found: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Norm] = []
         self._done: list[bool] = []
-        self._remembered: dict[tuple[bool, ...], tuple[Tensor, ...]] = {}
+        self._remembered: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
 
     def away(self) -> Tensor | None:
         """`(b,)` how far the images seen since last asked are away; None where there was no norm."""
-        found, norms, done = self._found, self._norms, tuple(self._done)
+        found, norms, key = self._found, self._norms, (self._turn, *self._done)
+        weight = self._turns / max(self._count, self._passed, 1)
         self._found, self._norms, self._done = [], [], []
+        self._turn, self._passed = (self._turn + 1) % self._turns, 0
         if not found:
             return None
-        if (
-            done not in self._remembered or torch.compiler.is_compiling()
-        ):  # a compiler takes it for a constant
-            self._remembered[done] = _remembered(norms, done, max(self._count, len(norms)))
-        mean, deviation, extra, share = self._remembered[done]
+        # a compiler takes what was remembered for a constant
+        if key not in self._remembered or torch.compiler.is_compiling():
+            self._remembered[key] = _remembered(norms, key[1:], weight)
+        mean, deviation, extra, share = self._remembered[key]
         means, variances = (torch.cat(each, 1) for each in zip(*found, strict=True))
         spread = (variances + extra).sqrt()
         away: Tensor = (((means - mean) / deviation).abs() + (spread / deviation - 1).abs()) @ share
@@ -91,11 +94,13 @@ class NormStatistics(TorchFunctionMode):
         if getattr(func, "__name__", "") != "batch_norm" or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         given, norm = norm_call(*args, **kwargs)
-        if norm.remembers:
-            with torch._C.DisableTorchFunction():  # to look at it is not to use it
-                self._found.append(_Moments.apply(given))
-            self._norms.append(norm)
-            self._done.append(done_to(given) is not None)
+        self._passed += norm.remembers
+        if not norm.remembers or self._passed % self._turns != self._turn:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # to look at it is not to use it
+            self._found.append(_Moments.apply(given))
+        self._norms.append(norm)
+        self._done.append(done_to(given) is not None)
         made = func(*args, **kwargs)
         return made.clone() if made is given else made  # the next may work in place, and the moments need it
 
@@ -110,7 +115,7 @@ def remembering(net: nn.Module) -> int:
     )
 
 
-def _remembered(norms: Sequence[Norm], done: Sequence[bool], count: int) -> tuple[Tensor, ...]:
+def _remembered(norms: Sequence[Norm], done: Sequence[int], weight: float) -> tuple[Tensor, ...]:
     """Means, deviations, what is added to variances, and each channel's share, of all norms in a row.
 
     Where a norm is done already, to y = (x - μ) · γ / √(σ² + ε) + β, the mean is β and the deviation |γ|.
@@ -121,7 +126,7 @@ def _remembered(norms: Sequence[Norm], done: Sequence[bool], count: int) -> tupl
         assert mean is not None and variance is not None
         gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.abs()
         told = (mean != 0).any() | (variance != 1).any()
-        share = (gamma / FAINT).clamp(max=1) * told / mean.numel() / count
+        share = (gamma / FAINT).clamp(max=1) * told / mean.numel() * weight
         extra = torch.full_like(variance, norm.eps)
         deviation = (variance + norm.eps).sqrt()
         if already:

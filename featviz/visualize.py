@@ -34,6 +34,9 @@ from featviz.targets import objective_of
 from featviz.trial import arrangement
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
 
+TURNS = 3
+"""Of how many norms each step looks at one, where statistics are held, in networks of many norms."""
+
 
 def render(
     model: Model,
@@ -57,8 +60,9 @@ def render(
     objectives = [objective_of(model, each) for each in wanted]
     settings = resolved(settings)
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
+    settings = arranged(model, objectives, settings, photo)
     score = _BatchScore.of(model, objectives, settings, photo is not None)
-    settings = _arranged(score, seen(model, score.layers, settings, size), size)
+    settings = seen(model, score.layers, settings, size)
     seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
     if from_photo and photo is not None:
         start = photo.expand(len(seeds), -1, -1, -1).to(model.device)
@@ -120,15 +124,11 @@ def arranged(
     """The resolved settings with the arrangement decided, for as many objectives as are ascended at once."""
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     score = _BatchScore.of(model, objectives, settings, photo is not None)
-    tried = _arranged(score, seen(model, score.layers, settings, size), size)
-    return replace(settings, fold=tried.fold, channels_last=tried.channels_last)
-
-
-def _arranged(score: _BatchScore, settings: RenderSettings, size: tuple[int, int]) -> RenderSettings:
-    count = len(score.objectives) * settings.diversity * (settings.views or 1) * (1 + score.compared)
-    image = gaussian_noise([settings.seed] * count, _shown(settings, size), sd=0.1).to(score.model.device)
+    shown = _shown(seen(model, score.layers, settings, size), size)
+    count = len(objectives) * settings.diversity * (settings.views or 1) * (1 + score.compared)
+    image = gaussian_noise([settings.seed] * count, shown, sd=0.1).to(model.device)
     what = tuple(score.layers), score.natural is not None, score.compared
-    return arrangement(score.model.net, score, image, settings, settings.steps or 1, what)
+    return arrangement(model.net, score, image, settings, settings.steps or 1, what)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,8 @@ class _BatchScore:
         apart = [diversity(_texture_layer(model, each)) if many else None for each in objectives]
         layers = [layer for o in [*objectives, *apart] if o is not None for layer in o.layers]
         count = remembering(model.net) if settings.statistics else 0
-        natural = NormStatistics(count) if count else None
+        turns = 1 if settings.compile else min(TURNS, 1 + count // 16)  # few norms have no turns to take
+        natural = NormStatistics(count, turns) if count else None
         return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared, natural)
 
     def __call__(self, image: Tensor) -> Tensor:

@@ -42,9 +42,18 @@ def test_one_recipe_is_the_same_each_time():
 
 
 def test_a_whole_one_is_taken_and_what_may_be_left_out_may():
-    assert Recipe.of(WHOLE).plain() == WHOLE
+    before = {"fold": False, "channels_last": False}  # settings that recipes did not have at first
+    assert Recipe.of(WHOLE).plain() == {**WHOLE, "settings": {**before, **WHOLE["settings"]}}
     short = {k: v for k, v in WHOLE.items() if k in ("command", "model", "target", "settings", "inputs")}
     assert Recipe.of(short).status == "complete"
+
+
+def test_a_recipe_without_a_setting_was_made_as_things_were_before_it():
+    old = {**WHOLE, "command": "render", "settings": {"steps": 3}}
+    settings = RenderSettings.make(**Recipe.of(old).settings)
+    assert (settings.statistics, settings.fold, settings.channels_last) == (0.0, False, False)
+    assert Recipe.of({**old, "settings": {"statistics": 5.0}}).settings["statistics"] == 5.0
+    assert Recipe.of({**WHOLE, "command": "explain gradient", "settings": {}}).settings == {}
 
 
 @pytest.mark.parametrize(
