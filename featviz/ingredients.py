@@ -83,18 +83,19 @@ def waking(inner: Engine, settings: RenderSettings) -> Engine:
 def robustness(settings: RenderSettings) -> list[Transform]:
     """What a step sees of the picture: shifted, turned, magnified, in part, with noise.
 
-    With shifts the order is lucid's: pad, jitter, magnify and turn, jitter by half.
+    With shifts the order is lucid's: pad, jitter, magnify and turn, jitter by half; in one resampling, or
+    without one where only shifts are left.
     """
     wide, narrow = settings.jitter or 0, (settings.jitter or 0) // 2
-    transforms = [pad(wide + narrow, 0.5), jitter(wide)] if wide else []
+    transforms: list[Transform] = []
     low, high = settings.view_low or 1.0, settings.view_high or 1.0
     factors = [1 + (settings.scale or 0.0) * k / 5 for k in range(-5, 6)] if settings.scale else [1.0]
     turned = bool(settings.rotate or settings.scale or settings.view_scale != 1.0)
     if turned or (low, high) != (1.0, 1.0) or (settings.views or 1) > 1:
-        transforms.append(
-            view(low, high, settings.rotate or 0.0, factors, settings.view_scale or 1.0, settings.views or 1)
-        )
-    transforms += [jitter(narrow)] if narrow else []
+        share, count = settings.view_scale or 1.0, settings.views or 1
+        transforms.append(view(low, high, settings.rotate or 0.0, factors, share, count, (wide, narrow)))
+    elif wide:
+        transforms += [pad(wide + narrow, 0.5), jitter(wide), *([jitter(narrow)] if narrow else [])]
     return [*transforms, noise(settings.noise)] if settings.noise else transforms
 
 

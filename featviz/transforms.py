@@ -98,12 +98,16 @@ def view(
     factors: Sequence[float] = (1.0,),
     size: float = 1.0,
     count: int = 1,
+    shifts: tuple[int, int] = (0, 0),
 ) -> Transform:
     """See `count` parts of `low` to `high` times both sides at random places, `size` times as large.
 
-    Parts larger than the picture see it mirrored. One resampling does it all; the parts of one image stand
-    together: `(b · count, 3, h', w')`. Wide parts make whole objects appear, since each must do alone.
+    Parts larger than the picture see it mirrored. With `shifts`, of pixels before and after it is turned, a
+    border as wide as their sum is seen as well, and what is beyond the picture is grey, as lucid pads it. One
+    resampling does it all; the parts of one image stand together: `(b · count, 3, h', w')`. Wide parts make
+    whole objects appear, since each must do alone.
     """
+    edge = sum(shifts)
 
     def transform(image: Tensor, draws: Draws) -> Tensor:
         part = draws.uniform(low, high, count)
@@ -112,9 +116,14 @@ def view(
         place = draws.uniform(-1.0, 1.0, count, 2) * (1 - part).abs().unsqueeze(-1)
         moved = list(zip((zoom / part).flatten().tolist(), angle.flatten().tolist(), strict=True))
         h, w = image.shape[2:]
-        seen = (max(1, round(h * size)), max(1, round(w * size)))
+        seen = (max(1, round((h + edge) * size)), max(1, round((w + edge) * size)))
         many = image.repeat_interleave(count, 0) if count > 1 else image
-        return _affine(many, moved, place.flatten(0, 1).tolist(), seen)
+        if not edge:
+            return _affine(many, moved, place.flatten(0, 1).tolist(), seen)
+        before, after = (draws.uniform(-each / 2, each / 2, count, 2) for each in shifts)
+        turned = _turned(after, zoom / part, angle) + before
+        place = place + 2 * turned / torch.tensor([h, w])
+        return _affine(many - 0.5, moved, place.flatten(0, 1).tolist(), seen, (h + edge, w + edge)) + 0.5
 
     return transform
 
@@ -145,18 +154,33 @@ def _affine(
     zoom_and_angle: Sequence[tuple[float, float]],
     shifts: Sequence[Sequence[float]] | None = None,
     size: tuple[int, int] | None = None,
+    extent: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Resample each magnified, turned and shifted (rows, columns in half-sizes), borders mirrored."""
+    """Resample each magnified, turned and shifted (rows, columns in half-sizes), borders mirrored.
+
+    With an `extent` in pixels so much about the middle, zeros beyond the picture.
+    """
     h, w = image.shape[2:]
+    rows, columns = extent or (h, w)
     shifts = shifts or [(0.0, 0.0)] * len(image)
     matrices = []
     for (zoom, angle), (down, right) in zip(zoom_and_angle, shifts, strict=True):
         cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
         # normalised coordinates stretch with the sides, so a turn needs their ratio
-        matrices.append([[cos, -sin * h / w, right], [sin * w / h, cos, down]])
+        matrices.append(
+            [[cos * columns / w, -sin * rows / w, right], [sin * columns / h, cos * rows / h, down]]
+        )
     theta = torch.tensor(matrices, dtype=image.dtype).to(image.device)
     grid = F.affine_grid(theta, [*image.shape[:2], *(size or (h, w))], align_corners=False)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    beyond = "zeros" if extent else "reflection"
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
+
+
+def _turned(offsets: Tensor, zoom: Tensor, angle: Tensor) -> Tensor:
+    """Offsets `(…, 2)` of rows and columns in what is seen, in the picture's own pixels."""
+    rows, columns = offsets.unbind(-1)
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    return torch.stack([sin * columns + cos * rows, cos * columns - sin * rows], -1)
 
 
 def _size(image: Tensor) -> str:

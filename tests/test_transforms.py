@@ -253,3 +253,32 @@ def test_views_of_one_image_stand_together_and_differ():
     assert len({round(float(each.mean()), 4) for each in several}) == 3
     alone = view(0.3, 0.9, count=3)(torch.cat([ramp, ramp]), draws(9, 5))
     torch.testing.assert_close(alone[3:], several)
+
+
+def test_shifts_in_one_resampling_are_pad_jitter_turn_and_jitter_in_a_row():
+    """By the chain itself, its draws read off the view's: on a smooth picture the two agree."""
+    h, w, wide, narrow, size = 60, 80, 8, 4, (60 + 12, 80 + 12)
+    rows, columns = torch.meshgrid(torch.arange(h) / h, torch.arange(w) / w, indexing="ij")
+    smooth = 0.5 + 0.3 * torch.stack([(6 * rows).sin(), (5 * columns).cos(), (4 * rows + 3 * columns).sin()])
+    seen = view(1.0, 1.0, 20.0, (0.8, 1.25), shifts=(wide, narrow))(smooth[None], draws(3))
+    assert seen.shape == (1, 3, *size)
+
+    again = draws(3)  # part, magnification, angle and place come first
+    again.uniform(1.0, 1.0, 1)
+    zoom = (0.8, 1.25)[int(again.integers(0, 1, 1))]
+    angle = math.radians(float(again.uniform(-20.0, 20.0, 1)))
+    again.uniform(-1.0, 1.0, 1, 2)
+    before, after = (again.uniform(-each / 2, each / 2, 1, 2)[0, 0] for each in (wide, narrow))
+    y, x = torch.meshgrid(torch.arange(size[0]) - 35.5, torch.arange(size[1]) - 45.5, indexing="ij")
+    y, x = y + after[0], x + after[1]
+    y, x = (
+        (x * math.sin(angle) + y * math.cos(angle)) / zoom + before[0] + 29.5,
+        (x * math.cos(angle) - y * math.sin(angle)) / zoom + before[1] + 39.5,
+    )
+    inside = (y > 1) & (y < h - 2) & (x > 1) & (x < w - 2)
+    y, x = y / h, x / w
+    wanted = 0.5 + 0.3 * torch.stack([(6 * y).sin(), (5 * x).cos(), (4 * y + 3 * x).sin()])
+    assert inside.float().mean() > 0.3
+    torch.testing.assert_close(seen[0][:, inside], wanted[:, inside], rtol=0, atol=2e-3)
+    beyond = (y * h < -1) | (y * h > h) | (x * w < -1) | (x * w > w)
+    assert beyond.any() and float((seen[0][:, beyond] - 0.5).abs().max()) < 1e-6
