@@ -7,6 +7,7 @@ to be kept anyway. Within a backward what several calls ask for is made once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from featviz.backward.keeping import Keeper
 
 Step = Callable[[Tensor], Tensor]
+
+EXPANDING = 2
+"""How many times as large as what it was made of a tensor has to be for that to be kept in its place."""
 
 
 class Call:
@@ -75,12 +79,20 @@ def made_of(x: Tensor) -> Made | None:
     return made if made is not None and made.holds(x) else None
 
 
-def mark(y: Tensor, step: Step, x: Tensor, *, free: bool = False) -> None:
-    """Note on y that a step made it of x; free says that x is kept anyway."""
+def kept_of(x: Tensor, keeper: Keeper, *, lost: bool = False) -> tuple[Tensor, Call | None] | None:
+    """What is kept to make x again for one function more; None where x itself is as little.
+
+    With `lost` x is about to be overwritten, so that its like is better than x.
+    """
     made = made_of(x)
-    if made is None or (free and not made.free):
-        made = Made(None, x.detach(), free)
-    chained(y, step, made)
+    if made is None or not (made.free or lost or EXPANDING * made.root.nbytes <= x.nbytes):
+        return None
+    return made.kept(keeper), made.call and made.call.ask()
+
+
+def mark(y: Tensor, step: Step, x: Tensor) -> None:
+    """Note on y that a step made it of x."""
+    chained(y, step, made_of(x) or Made(None, x.detach(), False))
 
 
 def chained(y: Tensor, step: Step, made: Made) -> None:
@@ -94,15 +106,28 @@ def forget(x: Tensor) -> None:
         del x._made
 
 
+def halved(x: Tensor) -> bool:
+    """Whether autocast is on where x lies."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def _as_now(step: Step, x: Tensor) -> Step:
     """The step in the precision of this moment: a backward runs outside of autocast."""
-    kind = x.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
+    if not halved(x):
         return step
-    dtype = torch.get_autocast_dtype(kind)
+    kind, dtype = x.device.type, torch.get_autocast_dtype(x.device.type)
 
-    def halved(value: Tensor) -> Tensor:
+    def again(value: Tensor) -> Tensor:
         with torch.autocast(kind, dtype):
             return step(value)
 
-    return halved
+    return again
+
+
+def permuted(func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    made = made_of(input)
+    if made is None:
+        return None
+    y: Tensor = func(input, *args, **kwargs)
+    chained(y, lambda x: func(x, *args, **kwargs), made)
+    return y

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from featviz.backward.again import chained, made_of, mark
+from featviz.backward.again import EXPANDING, chained, made_of, mark
 from featviz.backward.bits import lie
 from featviz.backward.pools import each_way
 from featviz.backward.rooms import blank
 
 convolution_backward = torch.ops.aten.convolution_backward.default
 
-CHEAP = 32
-"""What a product of so many channels puts out costs no more to make again than to have kept."""
-
-EXPANDING = 2
-"""How many times as much a product has to put out for that to be made again."""
+CHEAP = 48
+"""What takes so many products an element costs little more to make again than to have kept."""
 
 
 def learning(*weights: Tensor | None) -> bool:
@@ -74,16 +71,14 @@ def _convolution(
 
 
 def _mark(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, how: Sequence[Any]) -> None:
-    """Note how y was made where that is cheap: one channel at a time, or of few channels many."""
+    """Note how y was made where that is cheap: a few products an element, or those of one channel."""
 
     def step(value: Tensor) -> Tensor:
         return torch.convolution(value, weight, bias, *how)
 
-    put_out, taken = weight.shape[:2]
-    if weight[0, 0].numel() == 1 and y.shape[2:] == x.shape[2:]:
-        if EXPANDING * taken <= put_out and taken <= CHEAP:
-            mark(y, step, x)
-    elif taken == 1 and put_out == x.shape[1]:
+    if weight[0].numel() <= CHEAP and y.numel() >= EXPANDING * x.numel():
+        mark(y, step, x)
+    elif weight.shape[1] == 1 and len(weight) == x.shape[1]:
         made = made_of(x)
         if made is not None and made.free:
             chained(y, step, made)

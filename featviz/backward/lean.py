@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from featviz.backward.again import forget
+from featviz.backward.again import forget, permuted
 from featviz.backward.convolutions import PRODUCTS
 from featviz.backward.gates import GATES
 from featviz.backward.keeping import Keeper
-from featviz.backward.norms import NORMS
+from featviz.backward.norms import LAYER_NORMS, NORMS
 from featviz.backward.pools import POOLS
 from featviz.backward.smooth import SMOOTH
 
@@ -52,8 +52,8 @@ class Lean(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         made = None
-        if name in SMOOTH and _large(max(args[:2], key=_count, default=None)):
-            made = SMOOTH[name](self._keeper, func, *args, **kwargs)
+        if name in KEEPING and _large(max(args[:2], key=_count, default=None)):
+            made = KEEPING[name](self._keeper, func, *args, **kwargs)
         if made is None:
             for tensor in _written(name, args, kwargs):
                 self._keeper.writing(tensor)
@@ -86,5 +86,8 @@ def _written(name: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor
         yield from (one for one in (each if isinstance(each, (list, tuple)) else [each]) if isinstance(one, Tensor))
 
 
-LEAN: Mapping[str, Callable[..., Any]] = {**PRODUCTS, **NORMS, **GATES, **POOLS}
+KEEPING: Mapping[str, Callable[..., Any]] = {**LAYER_NORMS, **SMOOTH}
+"""The same of calls that keep something of their input, and so take a keeper first."""
+
+LEAN: Mapping[str, Callable[..., Any]] = {**PRODUCTS, **NORMS, **GATES, **POOLS, "permute": permuted}
 """A torch function's name -> the call made leanly; None where it has to be left to plain autograd."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from featviz.backward.again import Call, Made, chained, made_of
+from featviz.backward.again import Call, Made, chained, kept_of, made_of
 from featviz.backward.keeping import Keeper, unchanged
 
 aten = torch.ops.aten
@@ -85,11 +85,8 @@ def _smooth(
     *args: Any,
 ) -> Tensor:
     inplace = inplace or func.__name__.endswith("_") or bool(args and args[0])
-    made = made_of(x)
-    if made is not None and (made.free or inplace or made.root.nbytes < x.nbytes):
-        root, call = made.kept(keeper), made.call and made.call.ask()
-    else:  # nothing is gained by making it again
-        root, call = keeper.keep(x.detach().clone() if inplace else x), None
+    found = kept_of(x, keeper, lost=inplace)
+    root, call = found or (keeper.keep(x.detach().clone() if inplace else x), None)
     if inplace:
         keeper.writing(x)
     more = {"inplace": True} if inplace and not func.__name__.endswith("_") else {}
