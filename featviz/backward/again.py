@@ -125,6 +125,7 @@ def _as_now(step: Step, x: Tensor) -> Step:
 
 
 def permuted(func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A view of what is known how it was made; None of anything else."""
     made = made_of(input)
     if made is None:
         return None

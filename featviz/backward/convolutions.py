@@ -1,4 +1,4 @@
-"""Convolutions and linear layers in the lean backward: of what they take the shape, and the values not at all."""
+"""Convolutions and linear layers in the lean backward: of what they take, the shape alone."""
 
 from __future__ import annotations
 

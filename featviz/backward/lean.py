@@ -10,9 +10,14 @@ functions, whoever makes them:
     max-pool                       one byte an output
     average pools                  the shape of the input
 
+    layer norm                     its input, unless that is made again
+    SiLU, GELU and the like        nothing, where what they take is made again
+    products with a few gates      the gates, where the many are made again
+
 Addition, concatenation, views, padding, interpolation and frozen linear layers keep nothing of the image
-under plain autograd either. Smooth activations (SiLU, GELU and the like), layer norm and attention need what
-they keep. Gradients are those of plain autograd up to rounding.
+under plain autograd either. Made again (`again.py`) is what a norm, a smooth activation or a convolution of one
+channel makes of what is kept anyway, and what a linear layer or a convolution of few products an element
+widens. Attention needs what it keeps. Gradients are those of plain autograd up to rounding.
 """
 
 from __future__ import annotations
@@ -83,7 +88,9 @@ def _written(name: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor
     if (by_name or asked) and not args:
         given.append(kwargs.get("input"))
     for each in given:
-        yield from (one for one in (each if isinstance(each, (list, tuple)) else [each]) if isinstance(one, Tensor))
+        yield from (
+            one for one in (each if isinstance(each, (list, tuple)) else [each]) if isinstance(one, Tensor)
+        )
 
 
 KEEPING: Mapping[str, Callable[..., Any]] = {**LAYER_NORMS, **SMOOTH}

@@ -57,7 +57,7 @@ def _batch_norm(
 
 
 class _LayerNorm(torch.autograd.Function):
-    """Its input, made again where that is cheap, as the elements have to lie: plain autograd copies them twice."""
+    """Its input, made again or kept as its elements have to lie: plain autograd copies them twice."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, root: Tensor, call: Call | None, how: tuple[Any, ...]) -> Tensor:

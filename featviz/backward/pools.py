@@ -22,7 +22,7 @@ def each_way(value: int | Sequence[int], dims: int = 2) -> list[int]:
 
 
 class _MaxPool(torch.autograd.Function):
-    """Where in its window each maximum lies, one byte an output; places of eight bytes stand for parts alone."""
+    """Where in its window each maximum lies, one byte an output; of eight bytes a part at a time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: tuple[Any, ...]) -> Tensor:
@@ -38,7 +38,9 @@ class _MaxPool(torch.autograd.Function):
             for part in _planes(x):
                 y, places = aten.max_pool2d_with_indices(part, *how)
                 made.append((y, _codes(places, x.shape, how)))
-            y, codes = (torch.cat(each, 1).view(*x.shape[:2], *y.shape[2:]) for each in zip(*made, strict=True))
+            y, codes = (
+                torch.cat(each, 1).view(*x.shape[:2], *y.shape[2:]) for each in zip(*made, strict=True)
+            )
         ctx.save_for_backward(codes)
         pooled: Tensor = y
         return pooled
@@ -59,10 +61,10 @@ class _MaxPool(torch.autograd.Function):
         return made, None
 
 
-def _planes(x: Tensor, like: Tensor | None = None) -> Sequence[Tensor]:
+def _planes(x: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
     """`(1, n, h, w)` views of as many planes at a time as fit in a cache; as many as of another tensor."""
     most = PART // (x if like is None else like)[0, 0].numel()
-    return x.contiguous().view(1, -1, *x.shape[2:]).split(max(1, most), 1)
+    return torch.split(x.contiguous().view(1, -1, *x.shape[2:]), max(1, most), 1)
 
 
 def _codes(places: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:
@@ -71,12 +73,13 @@ def _codes(places: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor
     behind = places.sub_(_corners(places, shape, how)).float()  # small whole numbers, exact in float32
     row = ((behind + 0.5) / down).floor_()
     column = behind.sub_(row, alpha=down).div_(right)
-    return row.mul_(how[0][1]).add_(column).round_().to(torch.uint8)
+    codes: Tensor = row.mul_(how[0][1]).add_(column).round_().to(torch.uint8)
+    return codes
 
 
 def _places(codes: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:
     """The place of each maximum in its plane, of its place in its window."""
-    (rows, columns), (down, right) = how[0], how[3]
+    columns, (down, right) = how[0][1], how[3]
     row = codes // columns
     places = codes.long().mul_(right).add_(row, alpha=down * shape[3] - columns * right)
     return places.add_(_corners(codes, shape, how))

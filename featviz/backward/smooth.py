@@ -1,4 +1,4 @@
-"""Smooth activations and gating products in the lean backward: what they need is made again where that is cheap."""
+"""Smooth activations and gating products in the lean backward: what they need is made again."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _gelu(keeper: Keeper, func: Any, input: Tensor, *, approximate: str = "none"
             return aten.gelu_backward(gradient, x, approximate=approximate)
         return aten.gelu_backward(gradient, x, approximate=approximate, grad_input=into)
 
-    return _smooth(keeper, func if approximate == 'none' else again, input, again, slope, False)
+    return _smooth(keeper, func if approximate == "none" else again, input, again, slope, False)
 
 
 def _smooth(
