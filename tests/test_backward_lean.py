@@ -390,6 +390,8 @@ def test_under_autocast():
         plain = gradient_of(net, x)
         with Lean():
             found = gradient_of(net, x)
+        with Lean():
+            assert net.conv1(x.requires_grad_(True)).dtype == torch.bfloat16
     assert found.dtype == torch.float32
     assert float((found - exact).norm()) < 1.2 * float((plain - exact).norm())
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from featviz.backward.again import EXPANDING, chained, made_of, mark
+from featviz.backward.again import EXPANDING, chained, halved, made_of, mark
 from featviz.backward.bits import lie
 from featviz.backward.pools import each_way
 from featviz.backward.rooms import blank
@@ -25,6 +25,16 @@ def learning(*weights: Tensor | None) -> bool:
     return any(weight is not None and weight.requires_grad for weight in weights)
 
 
+def _cast(x: Tensor) -> Tensor:
+    """As autocast has it, which does not know `torch.convolution` everywhere."""
+    half = halved(x) and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype(x.device.type)) if half else x
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, how: Any) -> Tensor:
+    return torch.convolution(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *how)
+
+
 class _Convolution(torch.autograd.Function):
     """∂/∂x of a convolution is the transposed convolution of the gradient: the values of x play no part."""
 
@@ -32,7 +42,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.like, ctx.how = (x.shape, lie(x)), how
-        return torch.convolution(x, weight, bias, *how)
+        return _convolved(x, weight, bias, how)
 
     @staticmethod
     @once_differentiable
@@ -65,7 +75,7 @@ def _convolution(
         padding = [each // 2 * (padding == "same") for each in reach]
     sides = [each_way(each, dims) for each in (stride, padding, dilation)]
     how = (*sides, False, [0] * dims, groups)
-    y: Tensor = _Convolution.apply(input, weight, bias, how)
+    y: Tensor = _Convolution.apply(_cast(input), weight, bias, how)
     _mark(y, input, weight, bias, how)
     return y
 
@@ -73,8 +83,10 @@ def _convolution(
 def _mark(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, how: Sequence[Any]) -> None:
     """Note how y was made where that is cheap: a few products an element, or those of one channel."""
 
+    kind = y.dtype
+
     def step(value: Tensor) -> Tensor:
-        return torch.convolution(value, weight, bias, *how)
+        return _convolved(value.to(kind), weight, bias, how)
 
     if weight[0].numel() <= CHEAP and y.numel() >= EXPANDING * x.numel():
         mark(y, step, x)
@@ -99,7 +111,7 @@ def _transposed(
     if learning(weight, bias) or input.dim() != weight.dim():
         return None
     sides = [each_way(each, dims) for each in (stride, padding, dilation, output_padding)]
-    return _Convolution.apply(input, weight, bias, (*sides[:3], True, sides[3], groups))
+    return _Convolution.apply(_cast(input), weight, bias, (*sides[:3], True, sides[3], groups))
 
 
 def _linear(func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

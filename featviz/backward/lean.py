@@ -15,8 +15,8 @@ functions, whoever makes them:
     products with a few gates      the gates, where the many are made again
 
 Addition, concatenation, views, padding, interpolation and frozen linear layers keep nothing of the image
-under plain autograd either. Made again (`again.py`) is what a norm, a smooth activation or a convolution of one
-channel makes of what is kept anyway, and what a linear layer or a convolution of few products an element
+under plain autograd either. Made again (`again.py`) is what a norm, a smooth activation or a convolution of
+one channel makes of what is kept anyway, and what a linear layer or a convolution of few products an element
 widens. Attention needs what it keeps. Gradients are those of plain autograd up to rounding.
 """
 
