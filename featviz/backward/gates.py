@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from featviz.backward import bits
+from featviz.backward.again import forget
 
 
 class _Gate(torch.autograd.Function):
@@ -38,6 +39,7 @@ def _gate(low: float, high: float, slopes: tuple[float, float] = (1.0, 0.0)) -> 
 
     def call(func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The function, its gate kept as bits."""
+        forget(input)  # nobody makes it again now
         return _Gate.apply(input, lambda x: func(x, *args, **kwargs), (low, high), slopes)
 
     return call

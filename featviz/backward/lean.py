@@ -10,28 +10,33 @@ functions, whoever makes them:
     max-pool                       one byte an output
     average pools                  the shape of the input
 
+    layer norm                     its input, unless that is made again
+    SiLU, GELU and the like        nothing, where what they take is made again
+    products with a few gates      the gates, where the many are made again
+
 Addition, concatenation, views, padding, interpolation and frozen linear layers keep nothing of the image
-under plain autograd either. Smooth activations (SiLU, GELU and the like), layer norm and attention need what
-they keep. Gradients are those of plain autograd up to rounding.
+under plain autograd either. Made again (`again.py`) is what a norm, a smooth activation or a convolution of
+one channel makes of what is kept anyway, and what a linear layer or a convolution of few products an element
+widens. Attention needs what it keeps. Gradients are those of plain autograd up to rounding.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from featviz.backward.bits import lie
+from featviz.backward.again import forget, permuted
+from featviz.backward.convolutions import PRODUCTS
 from featviz.backward.gates import GATES
-from featviz.backward.pools import POOLS, each_way
-from featviz.backward.rooms import blank
-
-convolution_backward = torch.ops.aten.convolution_backward.default
+from featviz.backward.keeping import Keeper
+from featviz.backward.norms import LAYER_NORMS, NORMS
+from featviz.backward.pools import POOLS
+from featviz.backward.smooth import SMOOTH
 
 SMALL = 1 << 15
 """Tensors of fewer elements are left to plain autograd: keeping less of them costs more than it saves."""
@@ -46,126 +51,50 @@ class Lean(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
+        self._keeper = Keeper()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         made = None
-        if name in LEAN and torch.is_grad_enabled():
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor) and given.requires_grad and given.numel() >= SMALL:
-                made = LEAN[name](func, *args, **kwargs)
+        if name in KEEPING and _large(max(args[:2], key=_count, default=None)):
+            made = KEEPING[name](self._keeper, func, *args, **kwargs)
+        if made is None:
+            for tensor in _written(name, args, kwargs):
+                self._keeper.writing(tensor)
+                forget(tensor)
+        if name in LEAN and _large(args[0] if args else kwargs.get("input")):
+            made = LEAN[name](func, *args, **kwargs)
         if made is None:
             return func(*args, **kwargs)
         self.calls[name] += 1
         return made
 
 
-def _learning(*weights: Tensor | None) -> bool:
-    return any(weight is not None and weight.requires_grad for weight in weights)
+def _large(x: Any) -> bool:
+    """Whether a tensor carries a gradient and has elements enough."""
+    return isinstance(x, Tensor) and x.requires_grad and x.numel() >= SMALL and torch.is_grad_enabled()
 
 
-class _Convolution(torch.autograd.Function):
-    """∂/∂x of a convolution is the transposed convolution of the gradient: the values of x play no part."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...]) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.like, ctx.how = (x.shape, lie(x)), how
-        return torch.convolution(x, weight, bias, *how)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (weight,) = ctx.saved_tensors
-        x = blank(gradient, *ctx.like)
-        if weight.dtype != gradient.dtype:  # under autocast
-            weight = weight.to(gradient.dtype)
-        found = convolution_backward(gradient, x, weight, None, *ctx.how, (True, False, False))[0]
-        return found, None, None, None
+def _count(x: Any) -> int:
+    return x.numel() if isinstance(x, Tensor) else -1
 
 
-def _convolution(
-    _func: Any,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    dims = weight.dim() - 2
-    if _learning(weight, bias) or input.dim() != weight.dim():
-        return None
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(each_way(dilation, dims), weight.shape[2:], strict=True)]
-        if padding == "same" and any(each % 2 for each in reach):
-            return None  # one side gets one more than the other
-        padding = [each // 2 * (padding == "same") for each in reach]
-    sides = [each_way(each, dims) for each in (stride, padding, dilation)]
-    return _Convolution.apply(input, weight, bias, (*sides, False, [0] * dims, groups))
+def _written(name: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors that a call may write into; any positional True may ask for it."""
+    by_name = (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+    asked = kwargs.get("inplace") or any(each is True for each in args[1:])
+    given = [*(args[:1] if by_name or asked else ()), kwargs.get("out")]
+    if (by_name or asked) and not args:
+        given.append(kwargs.get("input"))
+    for each in given:
+        yield from (
+            one for one in (each if isinstance(each, (list, tuple)) else [each]) if isinstance(one, Tensor)
+        )
 
 
-def _transposed(
-    _func: Any,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
-    dims = weight.dim() - 2
-    if _learning(weight, bias) or input.dim() != weight.dim():
-        return None
-    sides = [each_way(each, dims) for each in (stride, padding, dilation, output_padding)]
-    return _Convolution.apply(input, weight, bias, (*sides[:3], True, sides[3], groups))
+KEEPING: Mapping[str, Callable[..., Any]] = {**LAYER_NORMS, **SMOOTH}
+"""The same of calls that keep something of their input, and so take a keeper first."""
 
-
-class _BatchNorm(torch.autograd.Function):
-    """In eval mode y = (x - μ) · γ / √(σ² + ε) + β, and so ∂y/∂x = γ / √(σ² + ε)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(scale)
-        return make(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (scale,) = ctx.saved_tensors
-        scaled = gradient * scale.view(-1, *[1] * (gradient.dim() - 2))
-        return scaled.to(gradient.dtype), None, None  # under autocast the scale is the finer one
-
-
-def _batch_norm(
-    func: Any,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
-    if training or running_var is None or _learning(weight, bias):
-        return None
-    scale = (running_var + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    return _BatchNorm.apply(
-        input, scale, lambda x: func(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    )
-
-
-LEAN: Mapping[str, Callable[..., Any]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
-    "batch_norm": _batch_norm,
-    **GATES,
-    **POOLS,
-}
+LEAN: Mapping[str, Callable[..., Any]] = {**PRODUCTS, **NORMS, **GATES, **POOLS, "permute": permuted}
 """A torch function's name -> the call made leanly; None where it has to be left to plain autograd."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from featviz.backward.bits import lie
+from featviz.backward.bits import PART, lie
 from featviz.backward.rooms import blank
 
 aten = torch.ops.aten
@@ -22,17 +22,26 @@ def each_way(value: int | Sequence[int], dims: int = 2) -> list[int]:
 
 
 class _MaxPool(torch.autograd.Function):
-    """Where in its window each maximum lies, one byte an output."""
+    """Where in its window each maximum lies, one byte an output; of eight bytes a part at a time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: tuple[Any, ...]) -> Tensor:
-        y, places = aten.max_pool2d_with_indices(x, *how)
         ctx.how, ctx.like = how, (x.shape, lie(x))
-        down, right = how[3][0] * x.shape[3], how[3][1]  # what one row and one column of a window skip
-        behind = places.sub_(_corners(places, x.shape, how)).float()  # small whole numbers, exact in float32
-        row = ((behind + 0.5) / down).floor_()
-        column = behind.sub_(row, alpha=down).div_(right)
-        ctx.save_for_backward(row.mul_(how[0][1]).add_(column).round_().to(torch.uint8))
+        if x.is_meta:
+            y = aten.max_pool2d_with_indices(x, *how)[0]
+            codes = torch.empty_like(y, dtype=torch.uint8)
+        elif ctx.like[1] == torch.channels_last or x.device.type != "cpu":
+            y, places = aten.max_pool2d_with_indices(x, *how)
+            codes = _codes(places, x.shape, how)
+        else:
+            made = []
+            for part in _planes(x):
+                y, places = aten.max_pool2d_with_indices(part, *how)
+                made.append((y, _codes(places, x.shape, how)))
+            y, codes = (
+                torch.cat(each, 1).view(*x.shape[:2], *y.shape[2:]) for each in zip(*made, strict=True)
+            )
+        ctx.save_for_backward(codes)
         pooled: Tensor = y
         return pooled
 
@@ -40,13 +49,40 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (codes,) = ctx.saved_tensors
-        (rows, columns), dilation = ctx.how[0], ctx.how[3]
-        down = torch.arange(rows, device=codes.device) * (dilation[0] * ctx.like[0][3])
-        right = torch.arange(columns, device=codes.device) * dilation[1]
-        behind = (down.view(-1, 1) + right).flatten()
-        places = behind[codes.int()] + _corners(codes, ctx.like[0], ctx.how)
-        x = blank(gradient, *ctx.like)
-        return aten.max_pool2d_with_indices_backward(gradient, x, *ctx.how, places), None
+        (shape, order), how = ctx.like, ctx.how
+        gradient = gradient.contiguous(memory_format=order)
+        if order == torch.channels_last or codes.device.type != "cpu":
+            x, places = blank(gradient, shape, order), _places(codes, shape, how)
+            return aten.max_pool2d_with_indices_backward(gradient, x, *how, places), None
+        made = gradient.new_empty(shape)
+        for into, part, code in zip(*(_planes(each, made) for each in (made, gradient, codes)), strict=True):
+            x, places = blank(gradient, into.shape, order), _places(code, shape, how)
+            aten.max_pool2d_with_indices_backward(part, x, *how, places, grad_input=into)
+        return made, None
+
+
+def _planes(x: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
+    """`(1, n, h, w)` views of as many planes at a time as fit in a cache; as many as of another tensor."""
+    most = PART // (x if like is None else like)[0, 0].numel()
+    return torch.split(x.contiguous().view(1, -1, *x.shape[2:]), max(1, most), 1)
+
+
+def _codes(places: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:
+    """The place of each maximum in its window, of its place in its plane, which is overwritten."""
+    down, right = how[3][0] * shape[3], how[3][1]  # what one row and one column of a window skip
+    behind = places.sub_(_corners(places, shape, how)).float()  # small whole numbers, exact in float32
+    row = ((behind + 0.5) / down).floor_()
+    column = behind.sub_(row, alpha=down).div_(right)
+    codes: Tensor = row.mul_(how[0][1]).add_(column).round_().to(torch.uint8)
+    return codes
+
+
+def _places(codes: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:
+    """The place of each maximum in its plane, of its place in its window."""
+    columns, (down, right) = how[0][1], how[3]
+    row = codes // columns
+    places = codes.long().mul_(right).add_(row, alpha=down * shape[3] - columns * right)
+    return places.add_(_corners(codes, shape, how))
 
 
 def _corners(outputs: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:
