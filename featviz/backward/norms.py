@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from featviz.backward.again import Call, Made, chained, halved, kept_of, mark
 from featviz.backward.convolutions import learning
 from featviz.backward.keeping import Keeper, unchanged
+from featviz.norms import norm_call
 
 aten = torch.ops.aten
 
@@ -32,27 +33,17 @@ class _BatchNorm(torch.autograd.Function):
         return scaled.to(gradient.dtype), None, None  # under autocast the scale is the finer one
 
 
-def _batch_norm(
-    func: Any,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
-    if training or running_var is None or learning(weight, bias):
+def _batch_norm(func: Any, *args: Any, **kwargs: Any) -> Any:
+    given, norm = norm_call(*args, **kwargs)
+    if not norm.remembers or norm.learns:
         return None
-    scale = (running_var + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
+    rest = {name: value for name, value in kwargs.items() if name != "input"}
 
     def make(x: Tensor) -> Any:
-        return func(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return func(x, *args[1:], **rest)
 
-    y: Tensor = _BatchNorm.apply(input, scale, make)
-    mark(y, make, input)
+    y: Tensor = _BatchNorm.apply(given, norm.scale, make)
+    mark(y, make, given)
     return y
 
 
