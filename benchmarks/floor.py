@@ -5,7 +5,8 @@ objective, through the frozen network up to the same layer, at the size that the
 Shares are floor seconds over ours: at 1.00 a step costs nothing but its gradient, above that less than plain
 autograd's. A dream is one octave of 512 px; class and channel are the default preset at the network's size.
 What comes before the first step is left out, the trial of arrangements included, and so is the first
-steps' waking, over after 16. Where the preset weighs statistics, there is a line without them. The random weights are always the same.
+steps' waking, over after 16. Where the preset weighs statistics, there is a line without them. The random
+weights are always the same.
 """
 
 from __future__ import annotations
