@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featviz.errors import InvalidValue
 from featviz.settings import EngineSettings, option
 
 
@@ -22,10 +23,10 @@ class RenderSettings(EngineSettings):
     snapshots: int = option(0, "show so many states on the way beside each other", at_least=0)
     animate: bool = option(False, "a film of the ascent (.mp4 or .gif)")
     fps: int = option(25, "frames a second of a film", at_least=1)
-    batch: int | None = option(
-        None,
-        "pictures made at once, by default 1 on a CPU, up to 16 on a GPU; rounding depends on it",
-        at_least=1,
+    batch: str = option(
+        "auto",
+        "pictures made at once: a number, or auto, 1 on a CPU and what a GPU's memory holds; "
+        "rounding depends on it",
         panel="Engine",
     )
     same_start: bool = option(False, "start every picture from the same noise", panel="Making")
@@ -85,6 +86,13 @@ class RenderSettings(EngineSettings):
         at_least=0,
         panel="Making",
     )
+
+    def __post_init__(self) -> None:
+        if self.batch is None or isinstance(self.batch, int):  # as a library call or an older recipe has it
+            object.__setattr__(self, "batch", "auto" if self.batch is None else str(self.batch))
+        super().__post_init__()
+        if self.batch != "auto" and not (self.batch.isdecimal() and int(self.batch)):
+            raise InvalidValue(f"batch {self.batch!r}: auto, or a number from 1")
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ class Rendering:
     @property
     def batch(self) -> int:
         """How many targets are ascended at once."""
-        return max(1, (self.settings.batch or self._fitting()) // self.settings.diversity)
+        count = self._fitting() if self.settings.batch == "auto" else int(self.settings.batch)
+        return max(1, count // self.settings.diversity)
 
     def _fitting(self) -> int:
         """On a GPU as many pictures as its memory holds, up to `RENDERED`."""

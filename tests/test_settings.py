@@ -75,3 +75,14 @@ def test_text_becomes_a_value(name, text, value):
 def test_text_that_is_none(name, text, told):
     with pytest.raises(InvalidValue, match=told):
         DreamSettings.read(name, text)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), (None, "auto"), (8, "8"), ("8", "8")])
+def test_a_batch_is_auto_or_a_number(given, kept):
+    assert RenderSettings(batch=given).batch == kept
+
+
+@pytest.mark.parametrize("given", [0, -1, "0", "many", "1.5", True])
+def test_any_other_batch_is_refused(given):
+    with pytest.raises(InvalidValue, match=f"batch '{given}'"):
+        RenderSettings(batch=given)

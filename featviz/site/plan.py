@@ -87,19 +87,17 @@ class Plan:
 
 
 def _made(file: Path, recipe: Recipe) -> bool:
-    left_open = [name for name in DECIDED if recipe.settings[name] is None]
+    """Whether a file is what a recipe makes; what the recipe leaves open may have come out either way."""
     try:
         old = Recipe.of(read_recipe(file)) if file.is_file() else None
+        was = RenderSettings.make(**old.settings).plain() if old else {}
     except FeatvizError:
         return False
+    was |= {name: None for name in DECIDED if recipe.settings[name] is None}
     return (
         old is not None
         and old.status == "complete"
-        and (old.command, old.target, old.settings.keys())
-        == (recipe.command, recipe.target, recipe.settings.keys())
-        and all(
-            old.settings[name] == value for name, value in recipe.settings.items() if name not in left_open
-        )
+        and (old.command, old.target, was) == (recipe.command, recipe.target, recipe.settings)
         and old.model["digest"] == recipe.model["digest"]
     )
 
