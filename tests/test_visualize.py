@@ -49,8 +49,8 @@ def test_thirty_steps_excite_the_target_well_above_noise(embedded, target, prese
 @pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
 def test_every_parameterization_climbs(name):
     model = tiny_model()
-    measured = score(model, objective_of(model, "conv3:2"))
-    made = rendered(model, "conv3:2", preset="fourier", size=32, steps=60, param=name, rate=0.3)
+    measured = score(model, objective_of(model, "conv3:3"))
+    made = rendered(model, "conv3:3", preset="fourier", size=32, steps=20, param=name, rate=0.3)
     noise = measured(gaussian_noise(list(range(8)), (32, 32)))
     assert float(measured(made)) > float(noise.mean()) + 4 * float(noise.std())
 
