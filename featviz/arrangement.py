@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from featviz.norms import Norm, norm_call
+from featviz.norms import Norm, is_norm, norm_call
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
@@ -45,7 +45,7 @@ class _Convolution:
 
     def taken_by(self, norm: Norm) -> None:
         """One more output of it went into a norm."""
-        self.elsewhere |= self.norm is not None and self.norm.running_var is not norm.running_var
+        self.elsewhere |= self.norm is not None and not self.norm.equals(norm)
         self.norm = norm
 
 
@@ -60,7 +60,7 @@ class Learning(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[int, _Convolution] = {}
+        self._seen: dict[tuple[int, int], _Convolution] = {}
         self._made: dict[int, tuple[weakref.ref[Tensor], _Convolution]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,10 +70,10 @@ class Learning(TorchFunctionMode):
             alive, source = self._made.get(id(tensor), (None, None))
             if alive is None or source is None or alive() is not tensor:
                 continue
-            given, norm = norm_call(*args, **kwargs) if name == "batch_norm" else (None, None)
-            if norm is not None and given is tensor and norm.remembers and not norm.learns:
+            given, norm = norm_call(*args, **kwargs) if is_norm(func) else (None, None)
+            if norm is not None and given is tensor and norm.remembers and norm.lasts:
                 source.taken_by(norm)
-            elif any(True for _ in _tensors([made])):  # asking for a shape does no harm
+            elif made is None or any(True for _ in _tensors([made])):  # asking for a shape does no harm
                 source.elsewhere = True
         if name in CONVOLUTIONS and isinstance(made, Tensor):
             self._note(made, *_weight_and_bias(args, kwargs))
@@ -83,20 +83,21 @@ class Learning(TorchFunctionMode):
         # what is computed anew at each forward, as by weight normalisation, is left alone
         frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
         if frozen and (bias is None or not bias.requires_grad):
-            source = self._seen.setdefault(id(weight), _Convolution(weight, bias))
+            source = self._seen.setdefault((id(weight), id(bias)), _Convolution(weight, bias))
             self._made[id(made)] = (weakref.ref(made), source)
 
-    def weights(self, fold: bool, channels_last: bool) -> list[tuple[nn.Parameter, Weights]]:
-        """Each convolution's own weights, and what it is to use instead."""
+    def weights(self, fold: bool, channels_last: bool) -> list[tuple[Weights, Weights]]:
+        """The weights of each convolution that is to use others, and those."""
         found = []
         for each in self._seen.values():
-            ready = Weights(each.weight.detach(), each.bias)
+            own = ready = Weights(each.weight, each.bias)
             if fold and each.norm is not None and not each.elsewhere:
                 ready = folded(each.weight, each.bias, each.norm)
             if channels_last and ready.weight.dim() == 4:
-                lying = ready.weight.contiguous(memory_format=torch.channels_last)
+                lying = ready.weight.detach().contiguous(memory_format=torch.channels_last)
                 ready = Weights(lying, ready.bias, ready.norm)
-            found.append((each.weight, ready))
+            if ready is not own:
+                found.append((own, ready))
         return found
 
 
@@ -104,11 +105,16 @@ class Learning(TorchFunctionMode):
 def folded(weight: Tensor, bias: Tensor | None, norm: Norm) -> Weights:
     """A convolution's weights and bias with a batch norm behind it in them."""
     assert norm.running_mean is not None
-    scale = norm.scale.double()
-    shift = (0.0 if bias is None else bias.double()) - norm.running_mean.double()
-    moved = shift * scale + (0.0 if norm.bias is None else norm.bias.double())
-    scaled = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
-    return Weights(scaled.to(weight.dtype), moved.to(weight.dtype), norm)
+    scale = _fine(norm.scale)
+    shift = _fine(bias) - _fine(norm.running_mean)
+    moved = shift * scale + _fine(norm.bias)
+    scaled = _fine(weight) * scale.view(-1, *[1] * (weight.dim() - 1))
+    return Weights(scaled.to(weight), moved.to(weight), norm)
+
+
+def _fine(tensor: Tensor | None) -> Tensor:
+    """In double precision, which not every device has."""
+    return torch.zeros((), dtype=torch.float64) if tensor is None else tensor.cpu().double()
 
 
 class Arranged(TorchFunctionMode):
@@ -117,19 +123,21 @@ class Arranged(TorchFunctionMode):
     `waiting` counts the convolutions whose norm did not come: then the network went another way than learned.
     """
 
-    def __init__(self, weights: Sequence[tuple[nn.Parameter, Weights]]) -> None:
+    def __init__(self, weights: Sequence[tuple[Weights, Weights]]) -> None:
         super().__init__()
-        self._weights = {id(own): (own, ready) for own, ready in weights}  # held, so that no other has its id
+        # their own are held, so that nothing else has their ids
+        self._weights = {(id(own.weight), id(own.bias)): (own, ready) for own, ready in weights}
         self.waiting = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in CONVOLUTIONS:
-            _, ready = self._weights.get(id(_weight_and_bias(args, kwargs)[0]), (None, None))
+            own, bias = _weight_and_bias(args, kwargs)
+            _, ready = self._weights.get((id(own), id(bias)), (None, None))
             if ready is not None:
                 return self._convolution(func, ready, args, kwargs)
-        elif name == "batch_norm":
+        elif is_norm(func):
             given = args[0] if args else kwargs["input"]
             if done_to(given) is not None:
                 delattr(given, _NORM)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featviz import objectives
 from featviz.ascent import ascend
-from featviz.engines import base_engine, engine_for
+from featviz.engines import base_engine, by_tile, engine_for
 from featviz.errors import InvalidValue
 from featviz.layers import activations, check_size, find_layer, fits, frozen, score
 from featviz.memory import settled
@@ -65,22 +65,33 @@ def dream(
     Raises `ImageTooSmall` where the smallest octave does not reach the target's layers.
     """
     objective = guided(model, target, guide) if guide is not None else objective_of(model, target)
-    sizes = octave_sizes((photo.shape[2], photo.shape[3]), settings)
+    size = photo.shape[2], photo.shape[3]
+    sizes = _reaching(model, objective, size, settings)
+    return _octaves(model, photo, objective, suited(model, objective, size, settings), mask, sizes)
+
+
+def _reaching(
+    model: Model, objective: Objective, size: tuple[int, int], settings: DreamSettings
+) -> list[tuple[int, int]]:
+    """The sizes of the octaves that reach the layers; all of them where their number was asked for."""
+    sizes = octave_sizes(size, settings)
     while settings.octaves is None and len(sizes) > 1 and not fits(model, objective.layers, sizes[0]):
         sizes = sizes[1:]
-    for size in (sizes[0], sizes[-1]):
-        check_size(model, objective.layers, size)
-    settings = decided(model, objective, sizes, settings)
-    return _octaves(model, photo, objective, settings, mask, sizes)
+    for each in (sizes[0], sizes[-1]):
+        check_size(model, objective.layers, each)
+    return sizes
 
 
-def decided(
-    model: Model, objective: Objective, sizes: Sequence[tuple[int, int]], settings: DreamSettings
+def suited(
+    model: Model, objective: Objective, size: tuple[int, int], settings: DreamSettings
 ) -> DreamSettings:
-    """The settings with tiles and arrangement as suits this machine, for octaves of these sizes."""
+    """The settings with tiles and arrangement as suits this machine, for a photo of this size."""
+    sizes = _reaching(model, objective, size, settings)
     settings = settled(model, objective.layers, sizes[-1], settings)
-    side = TRIED if settings.tile in ("none", "auto") else min(TRIED, int(settings.tile))
-    seen = min(side, sizes[-1][0]), min(side, sizes[-1][1])
+    engine_for(settings, sizes[-1])  # raises where a tile cannot be
+    seen = by_tile(settings, sizes[-1])
+    small = min(TRIED, seen[0]), min(TRIED, seen[1])
+    seen = small if fits(model, objective.layers, small) else seen
     image = gaussian_noise([settings.seed], seen, sd=0.1).to(model.device)
     gradients = settings.steps * sum(h * w for h, w in sizes) / (seen[0] * seen[1])
     return arrangement(model.net, score(model, objective), image, settings, gradients, objective.layers)

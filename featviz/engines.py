@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featviz.arrangement import Arranged, Learning, Weights
 from featviz.backward.lean import Lean
@@ -63,7 +63,7 @@ def arranged(fold: bool = True, channels_last: bool = True, inner: Engine = eage
     that rounding takes it to the other side. One engine is for one network: its first gradient is `inner`'s,
     and shows which norm follows which convolution.
     """
-    weights: list[tuple[nn.Parameter, Weights]] | None = None
+    weights: list[tuple[Weights, Weights]] | None = None
 
     def engine(score: Score, image: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal weights
@@ -206,6 +206,12 @@ def _precision(name: str) -> torch.dtype:
     if name not in PRECISIONS:
         raise InvalidValue(f"precision {name!r}{nearest(name, PRECISIONS)}; one of {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def by_tile(settings: EngineSettings, size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which the network sees an image of `size`: its own, or that of a tile."""
+    side = _tile(settings.tile, size) or max(size)
+    return min(side, size[0]), min(side, size[1])
 
 
 def _tile(tile: str, size: tuple[int, int]) -> int | None:

@@ -13,7 +13,7 @@ from featviz.backward.rules import RULES, ReluRule
 from featviz.errors import InvalidValue, nearest
 from featviz.params import PARAMETERIZATIONS
 from featviz.params.spectrum import magnitude
-from featviz.regularizers import blur, contribution_clip, decay, norm_clip
+from featviz.regularizers import CENTER, blur, contribution_clip, decay, norm_clip
 from featviz.render_settings import RenderSettings
 from featviz.transforms import compose, jitter, noise, pad, view
 from featviz.types import Draws, Engine, Parameterization, Projection, Score, Transform
@@ -127,3 +127,14 @@ def projections(settings: RenderSettings) -> list[Projection]:
     if settings.contribution_percentile:
         made.append(contribution_clip(settings.contribution_percentile))
     return made
+
+
+def stretched(image: Tensor, share: float = 0.995) -> Tensor:
+    """Deviations from the grey centre magnified until `share` of them fit, the others cut off.
+
+    Pictures from pixels stay faint; so do the ones of Yosinski et al., whose figures are shown like this.
+    """
+    away = image - CENTER
+    flat = away.abs().flatten(1)
+    reach = flat.kthvalue(max(1, round(share * flat.shape[1])), dim=1).values.clamp(min=1e-6)
+    return (0.5 + away / (2 * reach.view(-1, 1, 1, 1))).clamp(0, 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,19 @@ class Norm:
         return not self.training and self.running_mean is not None and self.running_var is not None
 
     @property
+    def lasts(self) -> bool:
+        """Whether it is the same for every image: its scale and shift are parameters, which do not learn."""
+        mine = [each for each in (self.weight, self.bias) if each is not None]
+        return not self.learns and all(isinstance(each, nn.Parameter) for each in mine)
+
+    def equals(self, other: Norm) -> bool:
+        """Whether another call is of the same norm."""
+        return self.eps == other.eps and all(
+            getattr(self, name) is getattr(other, name)
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+
+    @property
     def learns(self) -> bool:
         """Whether its scale or shift takes gradients."""
         return any(each is not None and each.requires_grad for each in (self.weight, self.bias))
@@ -39,6 +53,11 @@ class Norm:
         assert self.running_var is not None
         slope = (self.running_var + self.eps).rsqrt()
         return slope if self.weight is None else slope * self.weight
+
+
+def is_norm(func: Any) -> bool:
+    """Whether a function is that one, and not `torch.batch_norm`, whose arguments have another order."""
+    return func is batch_norm
 
 
 def norm_call(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Norm]:

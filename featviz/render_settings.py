@@ -88,8 +88,8 @@ class RenderSettings(EngineSettings):
     )
 
     def __post_init__(self) -> None:
-        if self.batch is None or isinstance(self.batch, int):  # as a library call or an older recipe has it
-            object.__setattr__(self, "batch", "auto" if self.batch is None else str(self.batch))
+        if self.batch in (None, "none") or isinstance(self.batch, int):  # as calls or older recipes have it
+            object.__setattr__(self, "batch", "auto" if self.batch in (None, "none") else str(self.batch))
         super().__post_init__()
         if self.batch != "auto" and not (self.batch.isdecimal() and int(self.batch)):
             raise InvalidValue(f"batch {self.batch!r}: auto, or a number from 1")

@@ -29,7 +29,7 @@ from featviz.render_settings import AccentuationSettings, CaricatureSettings, Re
 from featviz.settings import decided
 from featviz.targets import BETWEEN_TARGETS, objective_of
 from featviz.types import Model, Objective, Step
-from featviz.visualize import arranged, picture_size, render, seen
+from featviz.visualize import picture_size, render, seen, suited
 from featviz.watching import Progress, Watch
 
 RENDERED = 16
@@ -76,7 +76,7 @@ class Rendering:
         if isinstance(settings, AccentuationSettings):
             layer = find_layer(model, settings.likeness_layer).address
             wanted = [objectives.accentuation(each, layer, settings.likeness) for each in plain]
-        settings = arranged(model, wanted[:1], settings, photo)
+        settings = suited(model, wanted[:1], settings, photo)
         recipe = replace(recipe, settings={**recipe.settings, **decided(settings)})
         return cls(recipe, model, plain, wanted, settings, photo, _spectrum(settings), against)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from featviz.attribution.sheets import activation_maps, kernels
 from featviz.attribution.sweeps import Sweep
-from featviz.deepdream import DreamStep, decided, dream, octave_sizes, picture
+from featviz.deepdream import DreamStep, dream, octave_sizes, picture, suited
 from featviz.errors import NonFiniteScore
 from featviz.explain_settings import EXPLAIN_SETTINGS, ActivationSettings, KernelSettings
 from featviz.explaining import explain, fitted_to
@@ -145,8 +145,7 @@ def _run_dream(
     settings = DreamSettings.make(**recipe.settings)
     photo = _sized(photos["photo"].image, settings.size).to(model.device)
     # what suits this machine is part of what was done
-    sizes = octave_sizes((photo.shape[2], photo.shape[3]), settings)
-    settings = decided(model, objective_of(model, target), sizes, settings)
+    settings = suited(model, objective_of(model, target), (photo.shape[2], photo.shape[3]), settings)
     recipe = replace(recipe, settings=settings.plain())
     guide = photos["guide"].image.to(model.device) if "guide" in photos else None
     mask = _mask(photos["mask"], photo) if "mask" in photos else None

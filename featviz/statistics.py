@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from featviz.arrangement import done_to
 from featviz.backward.bits import lie
-from featviz.norms import Norm, norm_call
+from featviz.norms import Norm, is_norm, norm_call
 
 FAINT = 1e-2
 """A channel scaled by less than this has little say in the network, and counts by its share of it."""
@@ -91,11 +91,12 @@ class NormStatistics(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "batch_norm" or not torch.is_grad_enabled():
+        if not is_norm(func) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         given, norm = norm_call(*args, **kwargs)
-        self._passed += norm.remembers
-        if not norm.remembers or self._passed % self._turns != self._turn:
+        told = norm.remembers and given.dim() > 2  # one position has no deviation
+        self._passed += told
+        if not told or self._passed % self._turns != self._turn:
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():  # to look at it is not to use it
             self._found.append(_Moments.apply(given))

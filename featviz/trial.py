@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from featviz.engines import base_engine
+from featviz.engines import engine_for
 from featviz.frozen import frozen
 from featviz.settings import EngineSettings
 from featviz.types import Score
@@ -35,8 +35,8 @@ def arrangement(
 ) -> _Any:
     """The settings with `fold` and `channels_last` decided for images like this one, as far as they are open.
 
-    A run of fewer than `WORTH` gradients, a compiled one or one without data is left as it is. `what` names
-    the score: a network is tried once for each.
+    A run of fewer than `WORTH` gradients, a compiled one or one without data is left as it is, and so is one
+    in which the network as it stands fails. `what` names the score: a network is tried once for each.
     """
     if settings.fold is not None and settings.channels_last is not None:
         return settings
@@ -52,16 +52,22 @@ def arrangement(
 
 def _fastest(score: Score, image: Tensor, settings: EngineSettings) -> tuple[bool, bool]:
     """The fastest fold and layout of those that are open; plain unless another is clearly faster."""
+    size, settings = (image.shape[2], image.shape[3]), replace(settings, tile="none")
     folds, lasts = (
         [False, True] if each is None else [each] for each in (settings.fold, settings.channels_last)
     )
     ways = list(itertools.product(folds, lasts))
-    engines = [base_engine(replace(settings, fold=fold, channels_last=last)) for fold, last in ways]
+    engines = [engine_for(replace(settings, fold=fold, channels_last=last), size)[0] for fold, last in ways]
     best = [math.inf] * len(ways)
     for turn in range(1 + TURNS):
         for i, engine in enumerate(engines):
             start = time.perf_counter()
-            float(engine(score, image)[1].sum())  # waits for a GPU
+            try:
+                float(engine(score, image)[1].sum())  # waits for a GPU
+            except RuntimeError:  # such as views that a layout does not allow
+                if not i:  # the plain way: the run will tell
+                    return ways[0]
+                continue
             if turn:  # the first shows an engine what there is to arrange
                 best[i] = min(best[i], time.perf_counter() - start)
     least = min(range(len(ways)), key=best.__getitem__)

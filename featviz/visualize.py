@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featviz.ascent import ascend
-from featviz.engines import engine_for
+from featviz.engines import by_tile, engine_for
 from featviz.errors import InvalidValue
 from featviz.ingredients import (
     beside,
@@ -19,6 +19,7 @@ from featviz.ingredients import (
     parameterization,
     projections,
     robustness,
+    stretched,
     waking,
     warmth,
 )
@@ -27,7 +28,6 @@ from featviz.layers import activations, check_size, fits, frozen
 from featviz.objectives import diversity
 from featviz.params import gaussian_noise
 from featviz.presets import resolved
-from featviz.regularizers import CENTER
 from featviz.render_settings import RenderSettings
 from featviz.statistics import NormStatistics, remembering
 from featviz.targets import objective_of
@@ -60,7 +60,7 @@ def render(
     objectives = [objective_of(model, each) for each in wanted]
     settings = resolved(settings)
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
-    settings = arranged(model, objectives, settings, photo)
+    settings = suited(model, objectives, settings, photo)
     score = _BatchScore.of(model, objectives, settings, photo is not None)
     settings = seen(model, score.layers, settings, size)
     seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
@@ -118,13 +118,15 @@ def _shown(settings: RenderSettings, size: tuple[int, int]) -> tuple[int, int]:
     return round((size[0] + edge) * share), round((size[1] + edge) * share)
 
 
-def arranged(
+def suited(
     model: Model, objectives: Sequence[Objective], settings: RenderSettings, photo: Tensor | None = None
 ) -> RenderSettings:
-    """The resolved settings with the arrangement decided, for as many objectives as are ascended at once."""
+    """The resolved settings with the arrangement that suits this machine, for so many objectives at once."""
+    if settings.fold is not None and settings.channels_last is not None:
+        return settings
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     score = _BatchScore.of(model, objectives, settings, photo is not None)
-    shown = _shown(seen(model, score.layers, settings, size), size)
+    shown = by_tile(settings, _shown(seen(model, score.layers, settings, size), size))
     count = len(objectives) * settings.diversity * (settings.views or 1) * (1 + score.compared)
     image = gaussian_noise([settings.seed] * count, shown, sd=0.1).to(model.device)
     what = tuple(score.layers), score.natural is not None, score.compared
@@ -242,14 +244,3 @@ def _climb(
         for step in climb:
             yield replace(step, image=stretched(step.image)) if settings.stretch else step
             mover.param_groups[0]["lr"] = full * warmth(step.index / steps, settings.cooling or 0.0)
-
-
-def stretched(image: Tensor, share: float = 0.995) -> Tensor:
-    """Deviations from the grey centre magnified until `share` of them fit, the others cut off.
-
-    Pictures from pixels stay faint; so do the ones of Yosinski et al., whose figures are shown like this.
-    """
-    away = image - CENTER
-    flat = away.abs().flatten(1)
-    reach = flat.kthvalue(max(1, round(share * flat.shape[1])), dim=1).values.clamp(min=1e-6)
-    return (0.5 + away / (2 * reach.view(-1, 1, 1, 1))).clamp(0, 1)

@@ -120,11 +120,56 @@ def test_only_a_convolution_that_one_norm_alone_takes_is_folded():
     made, image = stirred(seeded(Branching)), unit_images(1, 3, 12, 12).double()
     with Learning() as learning:
         made(image)
-    inside = {id(own): ready.norm is not None for own, ready in learning.weights(True, False)}
-    assert [inside[id(each.weight)] for each in (made.first, made.second, made.third)] == [False, False, True]
+    assert [own.weight is made.third.weight for own, _ in learning.weights(True, False)] == [True]
     engine = arranged()
     for _ in range(2):
         equal(engine(lambda x: made(x).sum((1, 2, 3)), image), eager(lambda x: made(x).sum((1, 2, 3)), image))
+
+
+def test_a_convolution_is_its_weights_and_its_bias():
+    first, second = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+    second.weight = first.weight
+    made = stirred(seeded(lambda: nn.Sequential(first, nn.ReLU(), second, nn.BatchNorm2d(3))))
+    for fold, last in WAYS:
+        engine, image = arranged(fold, last), unit_images(1, 3, 12, 12).double()
+        for _ in range(2):
+            equal(
+                engine(lambda x: made(x).sum((1, 2, 3)), image),
+                eager(lambda x: made(x).sum((1, 2, 3)), image),
+            )
+
+
+def written(y, norm):
+    y[:, :, 0] = 0
+    return norm(y)
+
+
+def conditional(y, norm):
+    other = F.batch_norm(y, norm.running_mean, norm.running_var, 2 * norm.weight, norm.bias)
+    return norm(y) + other
+
+
+def by_image(y, norm):
+    return F.batch_norm(y, norm.running_mean, norm.running_var, y.detach().mean((0, 2, 3)), norm.bias)
+
+
+def by_torch(y, norm):
+    return torch.batch_norm(
+        y, norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.1, norm.eps, False
+    )
+
+
+@pytest.mark.parametrize("use", [written, conditional, by_image, by_torch])
+def test_what_cannot_be_folded_is_not(use):
+    conv, norm = stirred(seeded(lambda: nn.ModuleList([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)])))
+    engine = arranged()
+
+    def measured(x):
+        return use(conv(x), norm).square().sum((1, 2, 3))
+
+    for seed in range(3):
+        image = unit_images(1, 3, 8, 8, seed=seed).double()
+        equal(engine(measured, image), eager(measured, image))
 
 
 def test_what_is_captured_is_as_the_layer_left_it(tiny):
@@ -233,7 +278,7 @@ class _Slow(nn.Module):
 def test_the_fastest_way_is_chosen(monkeypatch, fastest):
     clock, lasting = [0.0], {}
 
-    def engine(settings):
+    def engine(settings, size):
         lasting[id(settings)] = settings
 
         def run(score, image):
@@ -241,33 +286,74 @@ def test_the_fastest_way_is_chosen(monkeypatch, fastest):
             clock[0] += 1.0 if ways == fastest else 1.5
             return eager(score, image)
 
-        return run
+        return run, True
 
-    monkeypatch.setattr(trial, "base_engine", engine)
+    monkeypatch.setattr(trial, "engine_for", engine)
     monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
     net, image = _Slow().eval(), unit_images(1, 3, 8, 8)
     measured = score(Model(net, "slow", input_size=(8, 8)), objectives.layer("norm"))
     found = trial.arrangement(net, measured, image, EngineSettings(), 1000, "norm")
     assert (found.fold, found.channels_last) == fastest
-    monkeypatch.setattr(trial, "base_engine", None)  # known from now on
+    monkeypatch.setattr(trial, "engine_for", None)  # known from now on
     assert trial.arrangement(net, measured, image, EngineSettings(), 1000, "norm") == found
 
 
 def test_a_gain_within_chance_leaves_the_network_as_it_is(monkeypatch):
     clock = [0.0]
 
-    def engine(settings):
+    def engine(settings, size):
         def run(score, image):
             clock[0] += 0.98 if settings.fold else 1.0
             return eager(score, image)
 
-        return run
+        return run, True
 
-    monkeypatch.setattr(trial, "base_engine", engine)
+    monkeypatch.setattr(trial, "engine_for", engine)
     monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
     net, image = _Slow().eval(), unit_images(1, 3, 8, 8)
     found = trial.arrangement(net, lambda x: net(x).sum((1, 2, 3)), image, EngineSettings(), 1000, "x")
     assert (found.fold, found.channels_last) == (False, False)
+
+
+class Viewing(nn.Module):
+    """Flattens by a view, which rows of channels laid last do not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.out = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 36, 2)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return self.out(y.view(len(y), -1))
+
+
+def test_a_way_that_fails_is_not_chosen(monkeypatch):
+    monkeypatch.setattr(trial, "GAIN", 1e9)
+    net, image = Viewing().eval().requires_grad_(False), unit_images(1, 3, 8, 8)
+    found = trial.arrangement(net, lambda x: net(x).sum(1), image, EngineSettings(), 1000, "x")
+    assert found.channels_last is False
+
+
+def test_the_trial_is_of_what_the_run_sees(monkeypatch, tiny):
+    seen = []
+    monkeypatch.setattr(
+        trial,
+        "_fastest",
+        lambda score, image, settings: seen.append(tuple(image.shape[2:])) or (False, False),
+    )
+    monkeypatch.setattr(trial, "WORTH", 0)
+    featviz.render(tiny, "conv3:1", steps=1, size=400, tile="256", preset="yosinski1")
+    featviz.dream(tiny, unit_images(1, 3, 300, 300), "conv3", steps=1, octaves=1, tile="150")
+    assert seen == [(256, 256), (150, 150)]
+
+
+def test_the_trial_has_the_runs_precision(monkeypatch):
+    kinds = []
+    net = _Slow().eval().requires_grad_(False)
+    net.conv.register_forward_hook(lambda m, i, out: kinds.append(out.dtype))
+    settings = EngineSettings(precision="bfloat16")
+    trial.arrangement(net, lambda x: net(x).sum((1, 2, 3)), unit_images(1, 3, 8, 8), settings, 1000, "x")
+    assert set(kinds) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -279,14 +365,14 @@ def test_a_gain_within_chance_leaves_the_network_as_it_is(monkeypatch):
     ],
 )
 def test_no_trial_where_it_does_not_pay(monkeypatch, settings, gradients):
-    monkeypatch.setattr(trial, "base_engine", None)
+    monkeypatch.setattr(trial, "engine_for", None)
     found = trial.arrangement(_Slow(), None, unit_images(1, 3, 8, 8), settings, gradients, "x")
     assert (found.fold, found.channels_last) == (False, False)
 
 
 def test_what_is_asked_for_is_not_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr(trial, "base_engine", lambda settings: tried.append(settings) or eager)
+    monkeypatch.setattr(trial, "engine_for", lambda settings, size: (tried.append(settings) or eager, True))
     net, image = _Slow().eval(), unit_images(1, 3, 8, 8)
     trial.arrangement(net, lambda x: net(x).sum((1, 2, 3)), image, EngineSettings(fold=True), 1000, "x")
     assert {each.fold for each in tried} == {True} and len(tried) == 2

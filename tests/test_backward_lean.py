@@ -1,6 +1,7 @@
 """The lean backward beside plain autograd: the same gradient, and only what it needs kept."""
 
 import gc
+import weakref
 
 import pytest
 import timm
@@ -400,3 +401,59 @@ def test_the_library_uses_it_and_can_do_without(tiny, small_photo):
     with_it = featviz.dream(tiny, small_photo, "conv2", steps=2)
     without = featviz.dream(tiny, small_photo, "conv2", steps=2, lean=False)
     assert float((with_it.image - without.image).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("after", [F.relu_, lambda y: y.add_(1), lambda y: F.silu(y, inplace=True)])
+@pytest.mark.parametrize("pool", [F.max_pool2d, F.avg_pool2d])
+def test_a_pool_may_be_followed_by_work_in_place(pool, after):
+    x = image(1, 4, 12, 10)
+
+    def net(x):
+        return after(pool(F.conv2d(x, WEIGHT, BIAS), 2))
+
+    with Lean():
+        found = gradient_of(net, x)
+    torch.testing.assert_close(found, gradient_of(net, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make", [F.silu, lambda y: F.batch_norm(y, BIAS, BIAS.abs() + 1), lambda y: F.gelu(y)]
+)
+def test_a_view_of_what_is_made_again_is_not_written_into(make):
+    x = image(1, 4, 9, 8)
+
+    def net(x):
+        y = make(F.conv2d(x, WEIGHT, BIAS))
+        return torch.cat([F.silu(y), 3 * F.silu(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)], 1)
+
+    with Lean():
+        found = gradient_of(net, x)
+    torch.testing.assert_close(found, gradient_of(net, x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_a_norm_takes_is_not_held_until_the_backward():
+    alive = []
+
+    def net(x):
+        for _ in range(2):
+            y = F.conv2d(x, WEIGHT[:4, :1], None, 1, 1, 1, 4)
+            alive.append(weakref.ref(y))
+            x = F.silu(F.batch_norm(y, BIAS[:4], BIAS[:4].abs() + 1))
+        return x
+
+    with Lean():
+        made = net(F.silu(image(1, 4, 9, 8).requires_grad_(True)))
+    gc.collect()
+    assert made.requires_grad and [each() for each in alive] == [None, None]
+
+
+def test_functions_of_torch_itself():
+    x = image(2, 4, 6, 5)
+
+    def net(x):
+        y = torch.batch_norm(x, BIAS[:4], BIAS[1:5], BIAS[:4], BIAS[:4].abs() + 1, False, 0.1, 1e-5, False)
+        return torch.layer_norm(y, [5], None, None, 1e-5, False)
+
+    with Lean():
+        found = gradient_of(net, x)
+    torch.testing.assert_close(found, gradient_of(net, x), rtol=1e-12, atol=1e-12)

@@ -506,6 +506,7 @@ def test_a_folder_that_may_not_be_written_to(folder, capsys):
         (("--size", "0"), "size 0: at least 1"),
         (("--octave-scale", "1"), "octave_scale 1.0: more than 1"),
         (("--tile", "100", "--size", "200"), "tile 100 leaves nothing"),
+        (("--tile", "0", "--steps", "300"), "tile 0 leaves nothing"),
         (("--fps", "90", "--zoom", "2", "--out", "x.gif"), "at most 50"),
         (("--mean", "a,b"), "--mean 'a,b'"),
         (("--mask", "own.py"), "own.py: not an image"),

@@ -121,3 +121,10 @@ def test_the_statistics_are_in_the_gradient_and_not_in_the_score(tiny):
     (distance,) = torch.autograd.grad(measured(tiny.net, tiny.normalise(leaf)).sum(), leaf)
     wanted = found[0.0][1] - 7 * found[0.0][0].abs() * distance
     torch.testing.assert_close(found[7.0][1], wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_norms_without_positions_have_nothing_to_say():
+    net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4))).requires_grad_(
+        False
+    )
+    assert measured(net, unit_images(2, 3, 2, 2).requires_grad_(True)) is None

@@ -8,7 +8,7 @@ from conftest import tiny_model
 from torch import nn
 
 from featviz.errors import ImageTooSmall, InvalidValue
-from featviz.ingredients import robustness, warmth
+from featviz.ingredients import robustness, stretched, warmth
 from featviz.layers import score
 from featviz.params import PARAMETERIZATIONS, gaussian_noise
 from featviz.presets import DEFAULT, OFF, PRESETS, PresetNotFound, resolved
@@ -17,7 +17,7 @@ from featviz.render_settings import RenderSettings
 from featviz.runs import run
 from featviz.targets import objective_of
 from featviz.types import Draws, Model, derive_seed
-from featviz.visualize import render, stretched
+from featviz.visualize import render
 
 
 def rendered(model, target, **settings):

@@ -23,8 +23,8 @@ EXPANDING = 2
 class Call:
     """One call of a chain: of what the call before made, or of what is kept."""
 
-    def __init__(self, step: Step, before: Call | None) -> None:
-        self.step, self.before = step, before
+    def __init__(self, step: Step, before: Call | None, view: bool = False) -> None:
+        self.step, self.before, self.view = step, before, view
         self._asking = 0
         self._value: Tensor | None = None
 
@@ -34,13 +34,16 @@ class Call:
         return self
 
     def take(self, root: Tensor) -> tuple[Tensor, bool]:
-        """What the call made, and whether nobody else will ask for it, who takes it owning it then."""
+        """What the call made, and whether nobody else will ask for it, who takes it owning it then.
+
+        A view is of what others may ask for.
+        """
         self._asking -= 1
         value = self._make(root)
         if self._asking > 0:
             return value, False
         self._value = None
-        return value, True
+        return value, not self.view
 
     def _make(self, root: Tensor) -> Tensor:
         if self._value is not None:
@@ -95,9 +98,9 @@ def mark(y: Tensor, step: Step, x: Tensor) -> None:
     chained(y, step, made_of(x) or Made(None, x.detach(), False))
 
 
-def chained(y: Tensor, step: Step, made: Made) -> None:
+def chained(y: Tensor, step: Step, made: Made, view: bool = False) -> None:
     """Note on y that a step made it of what was made so."""
-    Made(Call(_as_now(step, y), made.call), made.root, made.free).note(y)
+    Made(Call(_as_now(step, y), made.call, view), made.root, made.free).note(y)
 
 
 def forget(x: Tensor) -> None:
@@ -130,5 +133,5 @@ def permuted(func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     if made is None:
         return None
     y: Tensor = func(input, *args, **kwargs)
-    chained(y, lambda x: func(x, *args, **kwargs), made)
+    chained(y, lambda x: func(x, *args, **kwargs), made, view=True)
     return y

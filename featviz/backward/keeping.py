@@ -42,9 +42,6 @@ class Keeper:
                 kept.data = kept.data.clone()
                 kept._watched = None
 
-    def __bool__(self) -> bool:
-        return bool(self._kept)
-
 
 def unchanged(kept: Tensor) -> Tensor:
     """What was kept. Raises `RuntimeError` where it was written into unseen, as plain autograd does."""

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from featviz.backward.again import Call, Made, chained, halved, kept_of, mark
 from featviz.backward.convolutions import learning
 from featviz.backward.keeping import Keeper, unchanged
-from featviz.norms import norm_call
+from featviz.norms import is_norm, norm_call
 
 aten = torch.ops.aten
 
@@ -34,13 +34,15 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _batch_norm(func: Any, *args: Any, **kwargs: Any) -> Any:
+    if not is_norm(func):
+        return None
     given, norm = norm_call(*args, **kwargs)
     if not norm.remembers or norm.learns:
         return None
-    rest = {name: value for name, value in kwargs.items() if name != "input"}
+    more, rest = args[1:], {name: value for name, value in kwargs.items() if name != "input"}
 
     def make(x: Tensor) -> Any:
-        return func(x, *args[1:], **rest)
+        return func(x, *more, **rest)  # without args, which hold the input
 
     y: Tensor = _BatchNorm.apply(given, norm.scale, make)
     mark(y, make, given)
@@ -77,6 +79,7 @@ def _layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    *_more: Any,
 ) -> Any:
     fine = weight is None or weight.dtype == input.dtype
     if learning(weight, bias) or not fine or halved(input):

@@ -38,9 +38,8 @@ class _MaxPool(torch.autograd.Function):
             for part in _planes(x):
                 y, places = aten.max_pool2d_with_indices(part, *how)
                 made.append((y, _codes(places, x.shape, how)))
-            y, codes = (
-                torch.cat(each, 1).view(*x.shape[:2], *y.shape[2:]) for each in zip(*made, strict=True)
-            )
+            shape = (*x.shape[:2], *y.shape[2:])
+            y, codes = (_joined(each, shape) for each in zip(*made, strict=True))
         ctx.save_for_backward(codes)
         pooled: Tensor = y
         return pooled
@@ -65,6 +64,13 @@ def _planes(x: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
     """`(1, n, h, w)` views of as many planes at a time as fit in a cache; as many as of another tensor."""
     most = PART // (x if like is None else like)[0, 0].numel()
     return torch.split(x.contiguous().view(1, -1, *x.shape[2:]), max(1, most), 1)
+
+
+def _joined(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Planes part by part as one map; no view, since what comes next may work in place."""
+    made = parts[0].new_empty(shape)
+    torch.cat(list(parts), 1, out=made.view(1, -1, *shape[2:]))
+    return made
 
 
 def _codes(places: Tensor, shape: Sequence[int], how: tuple[Any, ...]) -> Tensor:

@@ -55,6 +55,8 @@ def build(
 
 def _make_pictures(plan: Plan, watch: Watch, failed: Told) -> str:
     missing = [(unit, file) for unit in plan.units for file in plan.missing(unit)]
+    if not missing:
+        return "complete"
     pictures = [unit for unit, file in missing if file == unit.picture]
     faces = list(dict.fromkeys(unit.slug for unit, file in missing if file != unit.picture))
     by_slug = {unit.slug: unit for unit in plan.units}
