@@ -86,12 +86,14 @@ def suited(
     model: Model, objective: Objective, size: tuple[int, int], settings: DreamSettings
 ) -> DreamSettings:
     """The settings with tiles and arrangement as suits this machine, for a photo of this size."""
+    if None not in (settings.fold, settings.channels_last) and settings.tile != "auto":
+        return settings
     sizes = _reaching(model, objective, size, settings)
     settings = settled(model, objective.layers, sizes[-1], settings)
     engine_for(settings, sizes[-1])  # raises where a tile cannot be
     seen = by_tile(settings, sizes[-1])
     small = min(TRIED, seen[0]), min(TRIED, seen[1])
-    seen = small if fits(model, objective.layers, small) else seen
+    seen = small if small != seen and fits(model, objective.layers, small) else seen
     image = gaussian_noise([settings.seed], seen, sd=0.1).to(model.device)
     gradients = settings.steps * sum(h * w for h, w in sizes) / (seen[0] * seen[1])
     return arrangement(model.net, score(model, objective), image, settings, gradients, objective.layers)

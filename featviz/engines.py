@@ -181,9 +181,15 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def base_engine(settings: EngineSettings) -> Engine:
-    """The engine that the settings ask for at any image size, of one network."""
+    """The engine that the settings ask for at any image size, of one network.
+
+    Raises `InvalidValue` where a compiled network is to be arranged, too.
+    """
     if settings.compile:
-        return compiled()  # a compiler keeps little by itself, and arranges what it compiles
+        if settings.fold or settings.channels_last:
+            asked = "fold" if settings.fold else "channels_last"
+            raise InvalidValue(f"compile with {asked}: a compiler arranges the network itself")
+        return compiled()  # it keeps little by itself, too
     engine = arranged(settings.fold or False, settings.channels_last or False)
     return lean(engine) if settings.lean else engine
 

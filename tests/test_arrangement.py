@@ -15,6 +15,7 @@ import featviz
 from featviz import objectives, trial
 from featviz.arrangement import Arranged, Learning, done_to
 from featviz.engines import arranged, eager, lean
+from featviz.errors import InvalidValue
 from featviz.layers import activations, frozen, score
 from featviz.settings import EngineSettings
 from featviz.statistics import NormStatistics
@@ -368,6 +369,12 @@ def test_no_trial_where_it_does_not_pay(monkeypatch, settings, gradients):
     monkeypatch.setattr(trial, "engine_for", None)
     found = trial.arrangement(_Slow(), None, unit_images(1, 3, 8, 8), settings, gradients, "x")
     assert (found.fold, found.channels_last) == (False, False)
+
+
+@pytest.mark.parametrize("name", ["fold", "channels_last"])
+def test_a_compiled_network_is_not_arranged(tiny, name):
+    with pytest.raises(InvalidValue, match=f"compile with {name}"):
+        featviz.render(tiny, "conv3:1", steps=1, size=32, compile=True, **{name: True})
 
 
 def test_what_is_asked_for_is_not_tried(monkeypatch):

@@ -45,6 +45,18 @@ def test_the_distance_is_the_formula():
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
 
 
+def test_norms_that_take_turns_count_as_much_over_a_round():
+    net, image = norm_net(), unit_images(2, 3, 12, 9).double().requires_grad_(True)
+    statistics, found = NormStatistics(2, turns=2), []
+    for _ in range(4):
+        with statistics:
+            net(image)
+        found.append(statistics.away())
+    assert not torch.allclose(found[0], found[1])
+    torch.testing.assert_close(found[:2], found[2:])
+    torch.testing.assert_close((found[0] + found[1]) / 2, by_hand(net, image), rtol=1e-12, atol=1e-12)
+
+
 def test_norms_that_a_forward_ends_before_are_at_no_distance():
     net, image = norm_net(), unit_images(2, 3, 12, 9).double().requires_grad_(True)
     statistics = NormStatistics(2)

@@ -9,7 +9,6 @@ functions, whoever makes them:
     ReLU and other gates           one bit an element
     max-pool                       one byte an output
     average pools                  the shape of the input
-
     layer norm                     its input, unless that is made again
     SiLU, GELU and the like        nothing, where what they take is made again
     products with a few gates      the gates, where the many are made again
@@ -93,8 +92,8 @@ def _written(name: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor
         )
 
 
-KEEPING: Mapping[str, Callable[..., Any]] = {**LAYER_NORMS, **SMOOTH}
-"""The same of calls that keep something of their input, and so take a keeper first."""
-
 LEAN: Mapping[str, Callable[..., Any]] = {**PRODUCTS, **NORMS, **GATES, **POOLS, "permute": permuted}
 """A torch function's name -> the call made leanly; None where it has to be left to plain autograd."""
+
+KEEPING: Mapping[str, Callable[..., Any]] = {**LAYER_NORMS, **SMOOTH}
+"""The same of calls that keep something of their input, and so take a keeper first."""
