@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ def ascend(
     steps: int,
     seeds: Sequence[int] = (0,),
     engine: Engine = eager,
-    transforms: Sequence[Transform] = (),
+    transforms: Sequence[Transform] | Callable[[int], Sequence[Transform]] = (),
     penalties: Sequence[Penalty] = (),
     projections: Sequence[Projection] = (),
     precondition: Precondition | None = None,
@@ -42,8 +42,8 @@ def ascend(
 
     Each step decodes the image, takes the gradient of the transformed image's score less the
     penalties, lets `precondition` change it, passes it back through the parameterization, steps the
-    optimizer (made over `param.values` with maximize=True) and projects. `seeds` has one number per
-    image. Raises `NonFiniteScore` with the last good image: a step that is not finite moves nothing.
+    optimizer (made over `param.values` with maximize=True) and projects. `transforms` may be given by the
+    step's number. `seeds` has one number per image. Raises `NonFiniteScore` with the last good image: a step that is not finite moves nothing.
     """
     if steps < 1:
         raise InvalidValue(f"steps {steps}: at least 1")
@@ -52,7 +52,8 @@ def ascend(
     finite = torch.ones(len(image), dtype=torch.bool, device=image.device)
     for index in range(1, steps + 1):
         draws = Draws(seeds, "step", index)
-        scores, gradient = _measure(score, image.detach(), engine, transforms, penalties, draws)
+        moves = transforms(index) if callable(transforms) else transforms
+        scores, gradient = _measure(score, image.detach(), engine, moves, penalties, draws)
         finite = finite & torch.isfinite(scores) & torch.isfinite(gradient.sum((1, 2, 3)))
         gradient.masked_fill_(~finite.view(-1, 1, 1, 1), 0.0)
         if _may_look(image.device, index, steps) and not bool(finite.all()):

@@ -22,6 +22,12 @@ OPTIMIZERS = ("adam", "nadam", "gradient", "normalised")
 WAKING = 16
 """Steps with redirected gradients (lucid)."""
 
+GROWTH = 0.6
+"""The share of the steps over which what is seen grows."""
+
+SIZES = 8
+"""In how many stages it does."""
+
 COLOURS = 255.0 * 255.0  # a step of the paper's, on 0 to 255 in value and in gradient, in our units
 
 
@@ -78,6 +84,14 @@ def waking(inner: Engine, settings: RenderSettings) -> Engine:
         return inner(score if settings.compile or next(calls) > WAKING else awake, image)
 
     return engine
+
+
+def seen_at(settings: RenderSettings, index: int) -> float:
+    """The size at which the network sees a part in a step, numbered from 1, as a share of the picture's."""
+    last = settings.view_scale or 1.0
+    first = settings.view_from or last
+    done = min(1.0, (index - 1) / (GROWTH * (settings.steps or 1)))
+    return first + (last - first) * int(SIZES * done) / SIZES
 
 
 def robustness(settings: RenderSettings) -> list[Transform]:

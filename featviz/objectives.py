@@ -47,7 +47,7 @@ def neuron(address: str, index: int, position: tuple[int, int] | None = None) ->
         return found[:, index, row, col]
 
     spot = f"@{position[0]},{position[1]}" if position else "@middle"
-    return Objective((address,), measure, f"{address}:{index}{spot}")
+    return Objective((address,), measure, f"{address}:{index}{spot}", placed=position is not None)
 
 
 def class_(index: int, label: str = "") -> Objective:

@@ -37,7 +37,13 @@ SETTINGS: dict[str, type[Settings]] = {
 """Command -> its settings."""
 
 
-BEFORE: Mapping[str, Any] = {"statistics": 0.0, "fold": False, "channels_last": False}
+BEFORE: Mapping[str, Any] = {
+    "statistics": 0.0,
+    "slack": 0.0,
+    "view_from": 0.0,
+    "fold": False,
+    "channels_last": False,
+}
 """Settings that recipes did not have at first, and what was done then."""
 
 PACKAGES = ("featviz", "torch", "torchvision", "timm", "kornia", "numpy", "pillow")

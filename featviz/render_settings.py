@@ -55,6 +55,12 @@ class RenderSettings(EngineSettings):
     view_scale: float | None = option(
         None, "size at which the network sees a part, of the picture's", above=0, panel="Making"
     )
+    view_from: float | None = option(
+        None,
+        "that size at the first step, growing over 60 % of them; 0 starts full",
+        at_least=0,
+        panel="Making",
+    )
     views: int | None = option(None, "parts seen in one step", at_least=1, panel="Making")
     jitter: int | None = option(None, "random shift before each step, in pixels", at_least=0, panel="Making")
     rotate: float | None = option(None, "random turn, in degrees", at_least=0, panel="Making")
@@ -63,6 +69,12 @@ class RenderSettings(EngineSettings):
     statistics: float | None = option(
         None,
         "how much it counts that batch norms see the statistics that they remember",
+        at_least=0,
+        panel="Making",
+    )
+    slack: float | None = option(
+        None,
+        "how far channels may be from them for nothing; 1 is what single photos need",
         at_least=0,
         panel="Making",
     )

@@ -17,6 +17,13 @@ from featviz.norms import Norm, is_norm, norm_call
 FAINT = 1e-2
 """A channel scaled by less than this has little say in the network, and counts by its share of it."""
 
+MEANS, DEVIATIONS = (-0.6, 0.1), (-0.4, 0.0)
+"""Between what a channel's mean and its deviation may be away in one image, in deviations remembered.
+
+Of single photos half the deviations are .15 to .3 below, and deep layers' means as often below as above .2
+below: one image lacks most of what a thousand have.
+"""
+
 TINY = 1e-6
 """The least deviation that is divided by."""
 
@@ -56,16 +63,17 @@ class NormStatistics(TorchFunctionMode):
 
     With μ(x), σ(x) those of a channel over its positions, before the norm, and μ, σ those
     remembered, the distance is the mean over channels, then over norms, of |μ(x) - μ| / σ + |σ(x) / σ - 1|
-    (after the regularizer of DeepInversion, Yin et al. 2020, eq. 4, here per image). A norm that remembers
-    mean 0 and variance 1 alone, as one folded into its convolution, counts for nothing. Norms that a forward
-    ends before, of `count` in all, are at no distance: so a shallow unit, which has few before it, is not
-    outweighed by them. To look at them all costs half a gradient, so that they may take `turns`: of three,
-    each forward looks at every third norm, and counts it three times.
+    (after the regularizer of DeepInversion, Yin et al. 2020, eq. 4, there of a batch), each term counted from
+    where it leaves `slack` times `MEANS` or `DEVIATIONS`. A norm that remembers mean 0 and variance 1 alone,
+    as one folded into its convolution, counts for nothing. Norms that a forward ends before, of `count` in
+    all, are at no distance: so a shallow unit, which has few before it, is not outweighed by them. To look at
+    them all costs half a gradient, so that they may take `turns`: of three, each forward looks at every third
+    norm, and counts it three times.
     """
 
-    def __init__(self, count: int = 0, turns: int = 1) -> None:
+    def __init__(self, count: int = 0, turns: int = 1, slack: float = 0.0) -> None:
         super().__init__()
-        self._count, self._turns = count, turns
+        self._count, self._turns, self._slack = count, turns, slack
         self._turn = self._passed = 0
         self._found: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Norm] = []
@@ -86,7 +94,8 @@ class NormStatistics(TorchFunctionMode):
         mean, deviation, extra, share = self._remembered[key]
         means, variances = (torch.cat(each, 1) for each in zip(*found, strict=True))
         spread = (variances + extra).sqrt()
-        away: Tensor = (((means - mean) / deviation).abs() + (spread / deviation - 1).abs()) @ share
+        level, width = (means - mean) / deviation, spread / deviation - 1
+        away: Tensor = (_beyond(level, MEANS, self._slack) + _beyond(width, DEVIATIONS, self._slack)) @ share
         return away
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -114,6 +123,12 @@ def remembering(net: nn.Module) -> int:
         for norm in norms
         if norm.running_mean is not None and norm.running_var is not None
     )
+
+
+def _beyond(away: Tensor, range_: tuple[float, float], slack: float) -> Tensor:
+    """How far each is outside of a range, widened or narrowed by a factor."""
+    least, most = range_
+    return (away - slack * most).clamp(min=0) - (away - slack * least).clamp(max=0)
 
 
 def _remembered(norms: Sequence[Norm], done: Sequence[int], weight: float) -> tuple[Tensor, ...]:

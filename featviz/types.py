@@ -81,11 +81,15 @@ def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class Objective:
-    """A number per image, read off the activations of some layers; `+ - *` return new ones."""
+    """A number per image, read off the activations of some layers; `+ - *` return new ones.
+
+    One that is `placed` reads off a certain position of a map, and so depends on the size of the image.
+    """
 
     layers: tuple[str, ...]
     measure: Callable[[Activations], Tensor]
     name: str
+    placed: bool = False
 
     def __add__(self, other: Objective | int) -> Objective:
         if isinstance(other, int) and other == 0:  # so that sum(...) works
@@ -94,14 +98,17 @@ class Objective:
             return NotImplemented
         layers = tuple(dict.fromkeys(self.layers + other.layers))
         return Objective(
-            layers, lambda acts: self.measure(acts) + other.measure(acts), f"{self.name} + {other.name}"
+            layers,
+            lambda acts: self.measure(acts) + other.measure(acts),
+            f"{self.name} + {other.name}",
+            self.placed or other.placed,
         )
 
     __radd__ = __add__
 
     def __mul__(self, weight: float) -> Objective:
         name = f"{weight:g}*{_as_term(self.name)}"
-        return Objective(self.layers, lambda acts: weight * self.measure(acts), name)
+        return replace(self, measure=lambda acts: weight * self.measure(acts), name=name)
 
     __rmul__ = __mul__
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from featviz.ingredients import (
     parameterization,
     projections,
     robustness,
+    seen_at,
     stretched,
     waking,
     warmth,
@@ -33,6 +35,9 @@ from featviz.statistics import NormStatistics, remembering
 from featviz.targets import objective_of
 from featviz.trial import arrangement
 from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
+
+LEAST = 64
+"""In pixels the shorter side of what the network sees first, where that is to grow."""
 
 TURNS = 3
 """Of how many norms each step looks at one, where statistics are held, in networks of many norms."""
@@ -62,6 +67,8 @@ def render(
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     settings = suited(model, objectives, settings, photo)
     score = _BatchScore.of(model, objectives, settings, photo is not None)
+    if settings.compile or any(objective.placed for objective in objectives):  # these want one size
+        settings = replace(settings, view_from=0.0)
     settings = seen(model, score.layers, settings, size)
     seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
     if from_photo and photo is not None:
@@ -70,11 +77,15 @@ def render(
         start = gaussian_noise(_starts(settings, seeds), size, sd=settings.start_noise or 0.0).to(
             model.device
         )
-    moved = robustness(settings)
-    if photo is not None:
-        moved = [beside(photo.to(model.device), moved)]
+
+    @cache
+    def moved(share: float) -> list[Transform]:
+        moves = robustness(replace(settings, view_scale=share))
+        return moves if photo is None else [beside(photo.to(model.device), moves)]
+
     param = parameterization(start.to(model.device), settings, seeds, spectrum)
-    return _climb(score, param, optimizer(param, settings), settings, seeds, moved)
+    mover = optimizer(param, settings)
+    return _climb(score, param, mover, settings, seeds, lambda index: moved(seen_at(settings, index)))
 
 
 def seeds_of(objective: Objective, settings: RenderSettings) -> list[int]:
@@ -104,6 +115,11 @@ def seen(
     model: Model, layers: Sequence[str], settings: RenderSettings, size: tuple[int, int]
 ) -> RenderSettings:
     """The settings with views that the network can take: where smaller ones do not reach, full size."""
+    if settings.view_from:
+        first = max(settings.view_from, LEAST / min(size))
+        reached = fits(model, layers, _shown(replace(settings, view_scale=first), size))
+        grows = reached and first < (settings.view_scale or 1.0)
+        settings = replace(settings, view_from=first if grows else 0.0)
     share, shown = settings.view_scale or 1.0, _shown(settings, size)
     if share != 1.0 and not fits(model, layers, shown):
         return seen(model, layers, replace(settings, view_scale=1.0), size)
@@ -157,7 +173,7 @@ class _BatchScore:
         layers = [layer for o in [*objectives, *apart] if o is not None for layer in o.layers]
         count = remembering(model.net) if settings.statistics else 0
         turns = 1 if settings.compile else min(TURNS, 1 + count // 16)  # few norms have no turns to take
-        natural = NormStatistics(count, turns) if count else None
+        natural = NormStatistics(count, turns, settings.slack or 0.0) if count else None
         return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared, natural)
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -223,7 +239,7 @@ def _climb(
     mover: torch.optim.Optimizer,
     settings: RenderSettings,
     seeds: Sequence[int],
-    moved: Sequence[Transform],
+    moved: Callable[[int], Sequence[Transform]],
 ) -> Iterator[Step]:
     steps = settings.steps or 1
     with torch.enable_grad():

@@ -18,8 +18,13 @@ def norm_net():
     return seeded(lambda: nn.Sequential(*layers, nn.BatchNorm2d(4))).double().requires_grad_(False)
 
 
-def by_hand(net, image):
+def by_hand(net, image, slack=0.0):
     """The mean over both norms, written out."""
+
+    def far(away, least, most):
+        above, below = away - slack * most, slack * least - away
+        return torch.where(above > 0, above, torch.where(below > 0, below, torch.zeros_like(away)))
+
     first = F.conv2d(image, net[0].weight)
     second = net[3](net[2](net[1](first.clone())))
     away = []
@@ -27,22 +32,36 @@ def by_hand(net, image):
         sd = (norm.running_var + norm.eps).sqrt()
         mean = given.mean((2, 3))
         spread = ((given - mean[..., None, None]).square().mean((2, 3)) + norm.eps).sqrt()
-        away.append(((mean - norm.running_mean).abs() / sd + (spread / sd - 1).abs()).mean(1))
+        away.append((far((mean - norm.running_mean) / sd, -0.6, 0.1) + far(spread / sd - 1, -0.4, 0)).mean(1))
     return (away[0] + away[1]) / 2
 
 
-def measured(net, image):
-    with NormStatistics() as statistics:
+def measured(net, image, slack=0.0):
+    with NormStatistics(slack=slack) as statistics:
         net(image)
     return statistics.away()
 
 
-def test_the_distance_is_the_formula():
+@pytest.mark.parametrize("slack", [0.0, 0.3, 1.0])
+def test_the_distance_is_the_formula(slack):
     net, image = norm_net(), unit_images(3, 3, 12, 9).double().requires_grad_(True)
-    found, wanted = measured(net, image), by_hand(net, image)
+    found, wanted = measured(net, image, slack), by_hand(net, image, slack)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     slopes = [torch.autograd.grad(each.sum(), image)[0] for each in (found, wanted)]
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_what_an_image_lacks_counts_less_than_what_it_has_too_much_of():
+    norm = nn.BatchNorm2d(1, eps=0.0).double()  # remembers mean 0, and a variance that is told from 1
+    norm.running_var += 3.0
+    square = 2 * torch.tensor([1.0, -1.0]).double().view(1, 1, 1, 2)  # its deviation is the one remembered
+    far = [
+        float(
+            measured(norm.eval().requires_grad_(False), (square + shift).requires_grad_(True), 1.0).detach()
+        )
+        for shift in (-2.0, -0.8, 0.0, 0.8, 2.0)
+    ]
+    assert far == pytest.approx([0.4, 0.0, 0.0, 0.3, 0.9])
 
 
 def test_norms_that_take_turns_count_as_much_over_a_round():

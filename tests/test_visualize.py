@@ -223,3 +223,48 @@ def test_a_large_sheet_is_made_part_by_part(monkeypatch):
     calls = iter([False, True])
     early = run(recipe, model=model, watch=lambda _: next(calls))
     assert early.recipe["status"] == "interrupted" and len(early.recipe["cards"]) == 2
+
+
+def sizes_seen(model, target, **settings):
+    """The shorter side of what the network is shown, step by step."""
+    seen = []
+
+    def see(_net, given):
+        if not given[0].is_meta:  # what is only tried has no data
+            seen.append(min(given[0].shape[2:]))
+
+    handle = model.net.register_forward_pre_hook(see)
+    try:
+        for _ in render(model, target, RenderSettings(fold=False, channels_last=False, **settings)):
+            pass
+    finally:
+        handle.remove()
+    return seen
+
+
+def test_what_is_seen_grows_over_three_fifths_of_the_steps():
+    grown = sizes_seen(tiny_model(), "conv3:1", size=160, steps=20, view_scale=0.8, view_from=0.4)
+    stages = [min(8, int(8 * step / (0.6 * 20))) for step in range(20)]
+    assert grown == [round(160 * (0.4 + 0.4 * stage / 8)) for stage in stages]
+    assert grown[0] == 64 and grown[12:] == [128] * 8
+
+
+@pytest.mark.parametrize(
+    ("target", "settings"),
+    [
+        ("conv3:1@3,3", {}),  # a position is one of maps of one size
+        ("conv3:1 + conv3:1@3,3", {}),
+        ("conv3:1", {"view_from": 0.0}),
+        ("conv3:1", {"view_from": 0.9}),
+        ("conv3:1", {"size": 70}),  # nothing is to be seen in less than 64 pixels
+    ],
+)
+def test_what_is_seen_does_not_grow(target, settings):
+    settings = {"size": 160, "steps": 5, "view_scale": 0.8, "view_from": 0.4, **settings}
+    assert set(sizes_seen(tiny_model(), target, **settings)) == {round(0.8 * settings["size"])}
+
+
+def test_a_layer_out_of_reach_at_first_is_seen_at_full_size():
+    deep = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 40))
+    model = Model(deep.eval().requires_grad_(False), "deep", input_size=(160, 160))
+    assert set(sizes_seen(model, "2:1", steps=4)) == {round(0.715 * 160)}

@@ -131,7 +131,7 @@ def seconds_left(plan: Plan, steps: int = 3) -> float:
         count = sum(len(plan.missing(unit)) for unit in units)
         if not count:
             continue
-        climb = render(plan.model, units[0].target, plan.settings)
+        climb = render(plan.model, units[0].target, replace(plan.settings, view_from=0.0))
         next(climb)
         start = time.perf_counter()
         for _ in range(steps):
