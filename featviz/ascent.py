@@ -43,7 +43,8 @@ def ascend(
     Each step decodes the image, takes the gradient of the transformed image's score less the
     penalties, lets `precondition` change it, passes it back through the parameterization, steps the
     optimizer (made over `param.values` with maximize=True) and projects. `transforms` may be given by the
-    step's number. `seeds` has one number per image. Raises `NonFiniteScore` with the last good image: a step that is not finite moves nothing.
+    step's number. `seeds` has one number per image. Raises `NonFiniteScore` with the last good image: a step
+    that is not finite moves nothing.
     """
     if steps < 1:
         raise InvalidValue(f"steps {steps}: at least 1")

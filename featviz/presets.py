@@ -32,6 +32,7 @@ PRESETS: dict[str, Preset] = {
         "featviz, docs/visualizing.md",
         "whole objects: Fourier, wide random crops, contrast and batch-norm statistics held; the default",
         {
+            "starts": 4,
             "statistics": 10.0,
             "slack": 1.0,
             "steps": 256,
@@ -136,6 +137,7 @@ OFF: Mapping[str, Any] = {
     "optimizer": "adam",
     "decay": 1.0,
     "cooling": 0.0,
+    "starts": 1,
     "start_noise": 10 / 255,
     "view_low": 1.0,
     "view_high": 1.0,

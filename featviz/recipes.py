@@ -41,6 +41,7 @@ BEFORE: Mapping[str, Any] = {
     "statistics": 0.0,
     "slack": 0.0,
     "view_from": 0.0,
+    "starts": 1,
     "fold": False,
     "channels_last": False,
 }

@@ -27,6 +27,7 @@ from featviz.presets import resolved
 from featviz.recipes import SETTINGS, Recipe
 from featviz.render_settings import AccentuationSettings, CaricatureSettings, RenderSettings
 from featviz.settings import decided
+from featviz.starts import tries
 from featviz.targets import BETWEEN_TARGETS, objective_of
 from featviz.types import Model, Objective, Step
 from featviz.visualize import picture_size, render, seen, suited
@@ -140,26 +141,26 @@ def ascended(job: Rendering, watch: Watch) -> tuple[Tensor, str]:
 
     Raises `NonFiniteScore` with the picture as it stood before.
     """
-    done: list[Tensor] = []
+    made: list[Tensor] = []
     status = "complete"
     for start in range(0, len(job.wanted), job.batch):
         part = job.wanted[start : start + job.batch]
         shown: list[Tensor] = []
         try:
             for step in _noting(job, part, shown):
-                share = (start + len(part) * step.index / (job.settings.steps or 1)) / len(job.wanted)
+                share = (start + len(part) * done(job, step)) / len(job.wanted)
                 if watch(progress_of(job, step, share)):
                     status = "interrupted"
                     break
         except NonFiniteScore as error:
-            images = torch.cat([*(each[-1] for each in done), job.faces(error.image)])
+            images = torch.cat([*(each[-1] for each in made), job.faces(error.image)])
             kept = on_one_sheet(job, images[None], [error.step])
             error.image = Picture(kept, replace(job.recipe, status="failed").plain())
             raise
-        done.append(_all_states(job, shown, step))
+        made.append(_all_states(job, shown, step))
         if status == "interrupted":
             break
-    return torch.cat(done, 1), status
+    return torch.cat(made, 1), status
 
 
 def _noting(job: Rendering, part: Sequence[Objective], shown: list[Tensor]) -> Iterator[Step]:
@@ -177,9 +178,16 @@ def _all_states(job: Rendering, shown: list[Tensor], last: Step) -> Tensor:
     return torch.stack([job.faces(each) for each in [*shown, *[last.image] * missing]])
 
 
+def done(job: Rendering, step: Step) -> float:
+    """The share of a picture's work that is done after a step, what is spent on trying starts included."""
+    tried = tries(job.settings)
+    return (step.index + tried) / ((job.settings.steps or 1) + tried)
+
+
 def progress_of(job: Rendering, step: Step, share: float) -> Progress:
     """What a watcher is told of a step, `share` of all the work being done."""
-    return Progress(share, step.index, job.settings.steps or 1, step.scores, partial(getattr, step, "image"))
+    index, steps = max(0, step.index), job.settings.steps or 1
+    return Progress(share, index, steps, step.scores, partial(getattr, step, "image"))
 
 
 def on_one_sheet(job: Rendering, images: Tensor, states: Sequence[int]) -> Tensor:

@@ -192,6 +192,7 @@ Precondition: TypeAlias = Callable[[Tensor, int], Tensor]
 class Step:
     """What the ascent yields after each step: its number from 1, scores `(b,)` before it, image after it.
 
+    Steps of starts on trial have numbers up to 0.
     The image of a pixel parameterization is the one being optimised: clone it to keep it past the next step.
     """
 

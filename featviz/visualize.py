@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from featviz.ascent import ascend
+from featviz.batch_score import BatchScore
 from featviz.engines import by_tile, engine_for
 from featviz.errors import InvalidValue
 from featviz.ingredients import (
@@ -25,22 +25,17 @@ from featviz.ingredients import (
     waking,
     warmth,
 )
-from featviz.layer_table import layer_table
-from featviz.layers import activations, check_size, fits, frozen
-from featviz.objectives import diversity
+from featviz.layers import check_size, fits, frozen
 from featviz.params import gaussian_noise
 from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
-from featviz.statistics import NormStatistics, remembering
+from featviz.starts import surest, tries
 from featviz.targets import objective_of
 from featviz.trial import arrangement
-from featviz.types import OUTPUT, Model, Objective, Parameterization, Step, Transform, derive_seed
+from featviz.types import Model, Objective, Parameterization, Step, Transform, derive_seed
 
 LEAST = 64
 """In pixels the shorter side of what the network sees first, where that is to grow."""
-
-TURNS = 3
-"""Of how many norms each step looks at one, where statistics are held, in networks of many norms."""
 
 
 def render(
@@ -66,31 +61,38 @@ def render(
     settings = resolved(settings)
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     settings = suited(model, objectives, settings, photo)
-    score = _BatchScore.of(model, objectives, settings, photo is not None)
+    score = BatchScore.of(model, objectives, settings, photo is not None)
     if settings.compile or any(objective.placed for objective in objectives):  # these want one size
         settings = replace(settings, view_from=0.0)
     settings = seen(model, score.layers, settings, size)
-    seeds = [seed for objective in objectives for seed in seeds_of(objective, settings)]
-    if from_photo and photo is not None:
-        start = photo.expand(len(seeds), -1, -1, -1).to(model.device)
-    else:
-        start = gaussian_noise(_starts(settings, seeds), size, sd=settings.start_noise or 0.0).to(
-            model.device
-        )
 
     @cache
     def moved(share: float) -> list[Transform]:
         moves = robustness(replace(settings, view_scale=share))
         return moves if photo is None else [beside(photo.to(model.device), moves)]
 
-    param = parameterization(start.to(model.device), settings, seeds, spectrum)
-    mover = optimizer(param, settings)
-    return _climb(score, param, mover, settings, seeds, lambda index: moved(seen_at(settings, index)))
+    def begin(starts: Sequence[int]) -> Iterator[Step]:
+        pairs = zip(objectives, starts, strict=True)
+        seeds = [seed for objective, start in pairs for seed in seeds_of(objective, settings, start)]
+        if from_photo and photo is not None:
+            first = photo.expand(len(seeds), -1, -1, -1)
+        else:
+            first = gaussian_noise(_starts(settings, seeds), size, sd=settings.start_noise or 0.0)
+        param = parameterization(first.to(model.device), settings, seeds, spectrum)
+        mover = optimizer(param, settings)
+        return _climb(score, param, mover, settings, seeds, lambda index: moved(seen_at(settings, index)))
+
+    if not tries(settings):
+        return begin([0] * len(objectives))
+    if photo is not None:
+        raise InvalidValue(f"starts {settings.starts}: only from noise, without a photo")
+    return surest(model, objectives, settings, robustness(settings), begin)
 
 
-def seeds_of(objective: Objective, settings: RenderSettings) -> list[int]:
-    """A seed for each of an objective's faces, the first as if there were no other."""
+def seeds_of(objective: Objective, settings: RenderSettings, start: int = 0) -> list[int]:
+    """A seed for each of an objective's faces, the first as if there were no other; so with its starts."""
     own = derive_seed(settings.seed, objective.name)
+    own = derive_seed(own, "start", start) if start else own
     return [own] + [derive_seed(own, "face", face) for face in range(1, settings.diversity)]
 
 
@@ -141,7 +143,7 @@ def suited(
     if settings.fold is not None and settings.channels_last is not None:
         return settings
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
-    score = _BatchScore.of(model, objectives, settings, photo is not None)
+    score = BatchScore.of(model, objectives, settings, photo is not None)
     shown = by_tile(settings, _shown(seen(model, score.layers, settings, size), size))
     count = len(objectives) * settings.diversity * (settings.views or 1) * (1 + score.compared)
     image = gaussian_noise([settings.seed] * count, shown, sd=0.1).to(model.device)
@@ -149,92 +151,8 @@ def suited(
     return arrangement(model.net, score, image, settings, settings.steps or 1, what)
 
 
-@dataclass(frozen=True, eq=False)
-class _BatchScore:
-    """Images `(b · views, 3, h, w)` -> `(b,)`: each image's own objective, the mean over its views.
-
-    An objective has `faces` images in a row. Where they are `compared`, as many views of the photo follow.
-    """
-
-    model: Model
-    objectives: Sequence[Objective]
-    apart: Sequence[Objective | None]
-    layers: Sequence[str]
-    settings: RenderSettings
-    compared: bool
-    natural: NormStatistics | None
-
-    @classmethod
-    def of(
-        cls, model: Model, objectives: Sequence[Objective], settings: RenderSettings, compared: bool
-    ) -> _BatchScore:
-        many = settings.diversity > 1
-        apart = [diversity(_texture_layer(model, each)) if many else None for each in objectives]
-        layers = [layer for o in [*objectives, *apart] if o is not None for layer in o.layers]
-        count = remembering(model.net) if settings.statistics else 0
-        turns = 1 if settings.compile else min(TURNS, 1 + count // 16)  # few norms have no turns to take
-        natural = NormStatistics(count, turns, settings.slack or 0.0) if count else None
-        return cls(model, objectives, apart, list(dict.fromkeys(layers)), settings, compared, natural)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        both = image.chunk(2) if self.compared else (image,)
-        with self.natural or nullcontext():
-            found = self._split(activations(self.model, both[0], self.layers))
-        other: dict[str, tuple[Tensor, ...]] = {}
-        if self.compared:
-            with torch.no_grad():
-                other = self._split(activations(self.model, both[1], self.layers))
-        scores = []
-        for i, objective in enumerate(self.objectives):
-            own = {layer: parts[i] for layer, parts in found.items()}
-            pair = {layer: parts[i] for layer, parts in other.items()}
-            scores.append(self._faces(objective, self.apart[i], own, pair))
-        return self._natural(torch.cat(scores))
-
-    def _natural(self, scores: Tensor) -> Tensor:
-        """The scores, and in their gradient alone how far the images are from the statistics remembered."""
-        away = self.natural.away() if self.natural else None
-        if away is None:
-            return scores
-        away = away.view(len(scores), -1).mean(1)  # over views
-        against = (self.settings.statistics or 0.0) * scores.detach().abs() * away
-        return scores - (against - against.detach())
-
-    def _split(self, found: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
-        """Each objective's part, split at once: slices would each have a whole gradient of their own."""
-        count = len(self.objectives)
-        return {layer: batch.chunk(count) for layer, batch in found.items()}
-
-    def _faces(
-        self,
-        objective: Objective,
-        apart: Objective | None,
-        own: dict[str, Tensor],
-        other: dict[str, Tensor],
-    ) -> Tensor:
-        """`(faces,)` scores of one objective, with what their unlikeness adds, on its activations' scale."""
-        faces = self.settings.diversity
-        both = {layer: torch.cat([own[layer], other[layer]]) for layer in own} if other else own
-        scores = objective.measure(both).view(faces, -1).mean(1)
-        if apart is not None:
-            unlike = apart.measure({layer: own[layer][:: self.settings.views or 1] for layer in apart.layers})
-            scores = scores + self.settings.diversity_weight * scores.detach().abs() * unlike
-        return scores
-
-
-def _texture_layer(model: Model, objective: Objective) -> str:
-    """Where faces are told apart: at the objective's own layer, for a class the last with positions."""
-    for layer in objective.layers:
-        if layer != OUTPUT:
-            return layer
-    found = [row.address for row in layer_table(model) if row.spatial or len(row.shape) == 3]
-    if not found:
-        raise InvalidValue(f"{model.name} has no layer with positions, so faces cannot be told apart")
-    return found[-1]
-
-
 def _climb(
-    score: _BatchScore,
+    score: BatchScore,
     param: Parameterization,
     mover: torch.optim.Optimizer,
     settings: RenderSettings,

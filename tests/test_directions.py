@@ -16,7 +16,7 @@ RANKS = [
     {"layers", "presets", "backward", "arrangement"},
     {"statistics", "objectives", "params", "transforms", "regularizers", "engines", "models"},
     {"targets", "preconditioning", "memory", "trial"},
-    {"ascent", "ingredients"},
+    {"ascent", "ingredients", "batch_score", "starts"},
     {"deepdream", "visualize", "attribution", "output"},
     {"recipes", "zoom", "checking", "watching"},
     {"explaining"},

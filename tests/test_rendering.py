@@ -69,7 +69,10 @@ def test_a_film_has_a_frame_for_each_step_and_leaves_the_network_as_it_was(tmp_p
     model = tiny_model()
     model.net.train().requires_grad_(True)
     film = featviz.render(model, "conv2:3", animate=True, **SMALL)
-    assert len(list(film.frames)) == 6 and film.recipe["status"] == "complete"
+    still = featviz.render(model, "conv2:3", **SMALL)
+    frames = list(film.frames)
+    assert len(frames) == 6 and film.recipe["status"] == "complete"
+    assert torch.equal(frames[-1], still.image)
     settings = resolved(RenderSettings(animate=True, **SMALL))
     two = run(recipe_for("render", model, "conv2:3 | class:1", settings), model=model)
     frames = iter(two.frames)

@@ -4,13 +4,14 @@ from conftest import seeded, tiny_model, unit_images
 from torch import nn
 from torch.nn import functional as F
 
+from featviz.batch_score import BatchScore
 from featviz.engines import eager
 from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
 from featviz.statistics import NormStatistics, remembering
 from featviz.targets import objective_of
 from featviz.types import Model
-from featviz.visualize import _BatchScore, render
+from featviz.visualize import render
 
 
 def norm_net():
@@ -144,7 +145,7 @@ def test_the_statistics_are_in_the_gradient_and_not_in_the_score(tiny):
     found = {}
     for weight in (0.0, 7.0):
         settings = resolved(RenderSettings(preset="fourier", statistics=weight))
-        score = _BatchScore.of(tiny, [objective_of(tiny, "conv3:1")], settings, False)
+        score = BatchScore.of(tiny, [objective_of(tiny, "conv3:1")], settings, False)
         found[weight] = eager(score, image)
     torch.testing.assert_close(found[0.0][0], found[7.0][0])
 

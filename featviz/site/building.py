@@ -19,6 +19,7 @@ from featviz.site.exciting import exciting
 from featviz.site.pages import write_pages
 from featviz.site.plan import MARK, Plan, Unit
 from featviz.sizes import resize, shortened
+from featviz.starts import tries
 from featviz.targets import BETWEEN_TARGETS
 from featviz.visualize import render
 from featviz.watching import Progress, Watch
@@ -131,11 +132,12 @@ def seconds_left(plan: Plan, steps: int = 3) -> float:
         count = sum(len(plan.missing(unit)) for unit in units)
         if not count:
             continue
-        climb = render(plan.model, units[0].target, replace(plan.settings, view_from=0.0))
+        climb = render(plan.model, units[0].target, replace(plan.settings, view_from=0.0, starts=1))
         next(climb)
         start = time.perf_counter()
         for _ in range(steps):
             next(climb, None)
-        total += count * (plan.settings.steps or 1) * (time.perf_counter() - start) / steps
+        each = (plan.settings.steps or 1) + tries(plan.settings)
+        total += count * each * (time.perf_counter() - start) / steps
         climb.close()  # type: ignore[attr-defined]
     return total

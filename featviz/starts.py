@@ -1,0 +1,93 @@
+"""Several starts of a visualization, of which the surest is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from featviz.layer_table import layer_table
+from featviz.layers import activations, frozen
+from featviz.render_settings import RenderSettings
+from featviz.targets import class_number
+from featviz.transforms import compose
+from featviz.types import OUTPUT, Draws, Model, Objective, Step, Transform
+
+TRIED = 0.25
+"""The share of the steps after which the starts are compared."""
+
+LOOKS = 16
+"""How often each is looked at, each time moved anew."""
+
+
+def tries(settings: RenderSettings) -> int:
+    """How many steps are spent on trying starts."""
+    starts = 1 if settings.same_start else settings.starts or 1
+    return starts * max(1, round(TRIED * (settings.steps or 1))) if starts > 1 else 0
+
+
+def surest(
+    model: Model,
+    objectives: Sequence[Objective],
+    settings: RenderSettings,
+    moves: Sequence[Transform],
+    begin: Callable[[Sequence[int]], Iterator[Step]],
+) -> Iterator[Step]:
+    """Begin `settings.starts` climbs, and for each objective go on with the one that is surest of it.
+
+    `begin` gives the climb of all objectives from each one's start of that number. While starts are tried,
+    the steps' numbers count up to 0. Objectives that climb together, and of which different starts are best,
+    begin those anew, and so does what shows every step.
+    """
+    climbs = [begin([start] * len(objectives)) for start in range(settings.starts or 1)]
+    return _tried(partial(sureness, model, objectives, moves), settings, begin, climbs, frozen(model.net))
+
+
+def _tried(
+    sure: Callable[[Tensor], Tensor],
+    settings: RenderSettings,
+    begin: Callable[[Sequence[int]], Iterator[Step]],
+    climbs: Sequence[Iterator[Step]],
+    still: AbstractContextManager[None],
+) -> Iterator[Step]:
+    found, tried = [], tries(settings)
+    with still:  # held here, since the climbs end in any order
+        for number, climb in enumerate(climbs):
+            for step in islice(climb, tried // len(climbs)):
+                yield replace(step, index=step.index - tried + number * tried // len(climbs))
+            found.append(sure(step.image))
+        best = torch.stack(found).argmax(0).tolist()
+        whole = settings.animate or settings.snapshots > 0  # these show the steps on trial, too
+        yield from climbs[best[0]] if len(set(best)) == 1 and not whole else begin(best)
+
+
+@torch.no_grad()
+def sureness(
+    model: Model, objectives: Sequence[Objective], moves: Sequence[Transform], images: Tensor
+) -> Tensor:
+    """How sure the network is of each objective in its images `(objectives · faces, 3, h, w)`.
+
+    `(objectives,)`: the mean over several looks, moved as in a step, of a class's log-probability, and of
+    what any other objective measures.
+    """
+    layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
+    total = torch.zeros(len(objectives))
+    for number in range(LOOKS):
+        draws = Draws([0] * len(images), "look", number)  # whatever its place in the batch
+        seen = activations(model, compose(moves)(images, draws), layers)
+        for i, objective in enumerate(objectives):
+            own = {layer: found.chunk(len(objectives))[i] for layer, found in seen.items()}
+            total[i] += _certainty(model, objective, own).mean().cpu() / LOOKS
+    return total
+
+
+def _certainty(model: Model, objective: Objective, own: dict[str, Tensor]) -> Tensor:
+    number = None
+    if objective.layers == (OUTPUT,):
+        number = class_number(objective, layer_table(model)[-1].channels)
+    return objective.measure(own) if number is None else own[OUTPUT].log_softmax(1)[:, number]
