@@ -84,7 +84,7 @@ def dreamed(model) -> Case:
 
 
 def rendered(model, name, target, **more) -> Case:
-    settings = resolved(RenderSettings(steps=STEPS + 1, view_from=0.0, **more))
+    settings = resolved(RenderSettings(steps=STEPS + 1, view_from=0.0, starts=1, **more))
     objective, size = objective_of(model, target), picture_size(model, settings)
     share = seen(model, objective.layers, settings, size).view_scale or 1.0
     shown = round(size[0] * share), round(size[1] * share)

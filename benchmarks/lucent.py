@@ -115,6 +115,7 @@ def bare(model, layer):
 def reach(options) -> None:
     model = featviz.load(options.model, weights=options.weights, device="cpu")
     whole = Whole(model).eval()
+    settings = RenderSettings(size=SIDE, view_scale=1.0, view_from=0.0, starts=1)
     print("| channel | lucent's activation | its seconds | ours | our seconds | steps | ratio |")
     print("|---" * 7 + "|")
     for stage in range(1, 5):
@@ -124,7 +125,7 @@ def reach(options) -> None:
         with torch.no_grad():
             wanted = float(measured(torch.from_numpy(made[-1]).permute(0, 3, 1, 2).float()))
         begun, looking = time.perf_counter(), 0.0
-        for step in render(model, target, RenderSettings(size=SIDE, view_scale=1.0)):
+        for step in render(model, target, settings):
             paused = time.perf_counter()
             with torch.no_grad():
                 reached = float(measured(step.image))

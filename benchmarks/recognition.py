@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--judge", required=True)
     parser.add_argument("--classes", type=int, default=len(CLASSES))
-    parser.add_argument("--batch", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=1)
     for name in ("--size", "--steps", "--threads"):
         parser.add_argument(name, type=int)
     options = parser.parse_args()

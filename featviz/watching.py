@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the share of the work done, the step, and the picture made on demand."""
+    """Where a run stands: the share of the work done, the step, and the picture made on demand.
+
+    The step is 0 while starts are tried.
+    """
 
     done: float
     step: int

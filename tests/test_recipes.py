@@ -52,6 +52,7 @@ def test_a_recipe_without_a_setting_was_made_as_things_were_before_it():
     old = {**WHOLE, "command": "render", "settings": {"steps": 3}}
     settings = RenderSettings.make(**Recipe.of(old).settings)
     assert (settings.statistics, settings.fold, settings.channels_last) == (0.0, False, False)
+    assert (settings.slack, settings.view_from, settings.starts) == (0.0, 0.0, 1)
     assert Recipe.of({**old, "settings": {"statistics": 5.0}}).settings["statistics"] == 5.0
     assert Recipe.of({**WHOLE, "command": "explain gradient", "settings": {}}).settings == {}
 

@@ -235,7 +235,7 @@ def sizes_seen(model, target, **settings):
 
     handle = model.net.register_forward_pre_hook(see)
     try:
-        for _ in render(model, target, RenderSettings(fold=False, channels_last=False, **settings)):
+        for _ in render(model, target, RenderSettings(fold=False, channels_last=False, starts=1, **settings)):
             pass
     finally:
         handle.remove()

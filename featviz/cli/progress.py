@@ -90,7 +90,8 @@ def _where(progress: Progress) -> str:
     frame = f"frame {progress.frame}/{progress.frames}, " if progress.frames > 1 else ""
     octave = f"octave {progress.octave}/{progress.octaves}, " if progress.octaves > 1 else ""
     score = float(progress.scores.mean())
-    return f"{frame}{octave}step {progress.step}/{progress.steps}, score {score:.4g}"
+    step = f"step {progress.step}/{progress.steps}" if progress.step else "trying starts"
+    return f"{frame}{octave}{step}, score {score:.4g}"
 
 
 def _clock(seconds: float) -> str:
