@@ -18,8 +18,9 @@ from featviz.output.results import Film, Picture
 from featviz.output.sheets import grid
 from featviz.presets import ALL, PRESETS
 from featviz.recipes import Recipe
-from featviz.rendering import Rendering, ascended, done, on_one_sheet, progress_of
+from featviz.rendering import Rendering, ascended, on_one_sheet, progress_of
 from featviz.settings import DECIDED
+from featviz.starts import share_done
 from featviz.types import Model, Objective
 from featviz.watching import Progress, Watch
 
@@ -84,7 +85,7 @@ def _film(job: Rendering, watch: Watch) -> Film:
             climbs = [job.climb([each]) for each in job.wanted]
             for steps in zip(*climbs, strict=True):
                 images = torch.cat([job.faces(step.image) for step in steps])
-                ended = watch(progress_of(job, steps[0], done(job, steps[0])))
+                ended = watch(progress_of(job, steps[0], share_done(job.settings, steps[0].index)))
                 if ended or steps[0].index > 0:  # the trial of starts is not shown
                     yield on_one_sheet(job, images[None], [steps[0].index])
                 if ended:

@@ -27,7 +27,7 @@ from featviz.presets import resolved
 from featviz.recipes import SETTINGS, Recipe
 from featviz.render_settings import AccentuationSettings, CaricatureSettings, RenderSettings
 from featviz.settings import decided
-from featviz.starts import tries
+from featviz.starts import share_done
 from featviz.targets import BETWEEN_TARGETS, objective_of
 from featviz.types import Model, Objective, Step
 from featviz.visualize import picture_size, render, seen, suited
@@ -148,7 +148,7 @@ def ascended(job: Rendering, watch: Watch) -> tuple[Tensor, str]:
         shown: list[Tensor] = []
         try:
             for step in _noting(job, part, shown):
-                share = (start + len(part) * done(job, step)) / len(job.wanted)
+                share = (start + len(part) * share_done(job.settings, step.index)) / len(job.wanted)
                 if watch(progress_of(job, step, share)):
                     status = "interrupted"
                     break
@@ -176,12 +176,6 @@ def _all_states(job: Rendering, shown: list[Tensor], last: Step) -> Tensor:
     """`(states, targets, faces, 3, h, w)`; an ascent that ended early stands still from there."""
     missing = len(job.states()) - len(shown)
     return torch.stack([job.faces(each) for each in [*shown, *[last.image] * missing]])
-
-
-def done(job: Rendering, step: Step) -> float:
-    """The share of a picture's work that is done after a step, what is spent on trying starts included."""
-    tried = tries(job.settings)
-    return (step.index + tried) / ((job.settings.steps or 1) + tried)
 
 
 def progress_of(job: Rendering, step: Step, share: float) -> Progress:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
 
+from featviz.ingredients import seen_at
 from featviz.layer_table import layer_table
 from featviz.layers import activations, frozen
 from featviz.render_settings import RenderSettings
@@ -29,6 +30,23 @@ def tries(settings: RenderSettings) -> int:
     """How many steps are spent on trying starts."""
     starts = 1 if settings.same_start else settings.starts or 1
     return starts * max(1, round(TRIED * (settings.steps or 1))) if starts > 1 else 0
+
+
+@lru_cache
+def work(settings: RenderSettings) -> tuple[float, ...]:
+    """What is done after each step, those on trial first, in steps at full size."""
+    first, last = tries(settings), settings.view_scale or 1.0
+    costs = [(seen_at(settings, index) / last) ** 2 for index in range(1, 1 + (settings.steps or 1))]
+    starts = (settings.starts or 1) if first else 0
+    tried = first // starts if starts else 0
+    return tuple(accumulate(costs[:tried] * starts + costs[tried:]))
+
+
+def share_done(settings: RenderSettings, index: int) -> float:
+    """The share of a picture's work that is done after the step of that number."""
+    first, done = tries(settings), work(settings)
+    before = first if index <= 0 else len(done) - (settings.steps or 1)
+    return done[before + index - 1] / done[-1]
 
 
 def surest(

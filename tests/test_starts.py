@@ -9,7 +9,7 @@ from featviz.errors import InvalidValue
 from featviz.ingredients import robustness
 from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
-from featviz.starts import sureness, surest
+from featviz.starts import share_done, sureness, surest, work
 from featviz.targets import objective_of
 from featviz.types import Step
 from featviz.visualize import render, seeds_of
@@ -57,6 +57,21 @@ def test_where_several_climb_together_each_has_its_surest(monkeypatch):
     assert begun == [[0, 0], [1, 1], [1, 0]]
     assert [step.index for step in steps] == [*range(-3, 1), *range(1, 9)]
     assert steps[-1].image[:, 0, 0, 0].tolist() == [1, 0]
+
+
+def test_the_work_is_counted_in_steps_at_full_size():
+    """Three starts of two steps, of which one goes on for six; half the size is a quarter of the work."""
+    settings = RenderSettings(steps=8, starts=3, view_scale=1.0, view_from=0.5)
+    sides = [0.5 + 0.5 * min(8, int(8 * step / 4.8)) / 8 for step in range(8)]
+    costs = [side**2 for side in sides]
+    order = [*costs[:2] * 3, *costs[2:]]
+    assert work(settings) == pytest.approx([sum(order[: n + 1]) for n in range(12)])
+    numbers = [*range(-5, 1), *range(3, 9)]
+    assert [share_done(settings, n) for n in numbers] == pytest.approx(
+        [w / sum(order) for w in work(settings)]
+    )
+    alone = RenderSettings(steps=4, view_scale=1.0)
+    assert [share_done(alone, n) for n in range(1, 5)] == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_what_shows_every_step_begins_anew(monkeypatch):

@@ -19,7 +19,7 @@ from featviz.site.exciting import exciting
 from featviz.site.pages import write_pages
 from featviz.site.plan import MARK, Plan, Unit
 from featviz.sizes import resize, shortened
-from featviz.starts import tries
+from featviz.starts import work
 from featviz.targets import BETWEEN_TARGETS
 from featviz.visualize import render
 from featviz.watching import Progress, Watch
@@ -137,7 +137,6 @@ def seconds_left(plan: Plan, steps: int = 3) -> float:
         start = time.perf_counter()
         for _ in range(steps):
             next(climb, None)
-        each = (plan.settings.steps or 1) + tries(plan.settings)
-        total += count * each * (time.perf_counter() - start) / steps
+        total += count * work(plan.settings)[-1] * (time.perf_counter() - start) / steps
         climb.close()  # type: ignore[attr-defined]
     return total
