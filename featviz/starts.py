@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import accumulate, islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featviz.ingredients import seen_at
 from featviz.layer_table import layer_table
@@ -27,9 +26,9 @@ LOOKS = 16
 
 
 def tries(settings: RenderSettings) -> int:
-    """How many steps are spent on trying starts."""
+    """How many steps are spent on trying starts; none in runs too short for it."""
     starts = 1 if settings.same_start else settings.starts or 1
-    return starts * max(1, round(TRIED * (settings.steps or 1))) if starts > 1 else 0
+    return starts * int(TRIED * (settings.steps or 1)) if starts > 1 else 0
 
 
 @lru_cache
@@ -63,18 +62,18 @@ def surest(
     begin those anew, and so does what shows every step.
     """
     climbs = [begin([start] * len(objectives)) for start in range(settings.starts or 1)]
-    return _tried(partial(sureness, model, objectives, moves), settings, begin, climbs, frozen(model.net))
+    return _tried(model.net, partial(sureness, model, objectives, moves), settings, begin, climbs)
 
 
 def _tried(
+    net: nn.Module,
     sure: Callable[[Tensor], Tensor],
     settings: RenderSettings,
     begin: Callable[[Sequence[int]], Iterator[Step]],
     climbs: Sequence[Iterator[Step]],
-    still: AbstractContextManager[None],
 ) -> Iterator[Step]:
     found, tried = [], tries(settings)
-    with still:  # held here, since the climbs end in any order
+    with frozen(net):  # held here, since the climbs end in any order
         for number, climb in enumerate(climbs):
             for step in islice(climb, tried // len(climbs)):
                 yield replace(step, index=step.index - tried + number * tried // len(climbs))

@@ -131,6 +131,13 @@ def test_what_starts_alike_has_one_start():
     assert torch.equal(many, last(model, ["conv2:1", "conv2:2"], starts=1, same_start=True))
 
 
+def test_a_run_too_short_to_try_starts_has_one():
+    model = tiny_model()
+    few = [step.index for step in render(model, "conv2:1", RenderSettings(steps=3, size=32, starts=5))]
+    some = [step.index for step in render(model, "conv2:1", RenderSettings(steps=4, size=32, starts=2))]
+    assert (few, some) == ([1, 2, 3], [-1, 0, 2, 3, 4])
+
+
 def test_several_starts_are_from_noise():
     model = tiny_model()
     with pytest.raises(InvalidValue, match="starts 2: only from noise"):
