@@ -159,7 +159,19 @@ def _first(holds: Callable[[int], bool], numbers: range) -> int | None:
 
 
 def fits(model: Model, layers: Sequence[str], size: tuple[int, int]) -> bool:
-    """Whether an image of `size` (rows, columns) reaches the layers, tried without data."""
+    """Whether an image of `size` (rows, columns) reaches the layers, tried without data, once."""
+    known, key = _fitting.setdefault(model.net, {}), (tuple(layers), size)
+    if key not in known:
+        known[key] = _reaches(model, layers, size)
+    return known[key]
+
+
+_fitting: WeakKeyDictionary[nn.Module, dict[tuple[tuple[str, ...], tuple[int, int]], bool]] = (
+    WeakKeyDictionary()
+)
+
+
+def _reaches(model: Model, layers: Sequence[str], size: tuple[int, int]) -> bool:
     paths = {name: name.partition("#") for name in layers}
     calls = {path: 0 for path, _, _ in paths.values()}
 

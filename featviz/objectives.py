@@ -174,7 +174,7 @@ def accentuation(target: Objective, address: str, weight: float) -> Objective:
         return own + weight * like.measure(acts)
 
     layers = tuple(dict.fromkeys((*target.layers, address)))
-    return Objective(layers, measure, f"{target.name} accentuated")
+    return Objective(layers, measure, f"{target.name} accentuated", target.placed)
 
 
 def channel_means(activation: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class Rendering:
         if isinstance(settings, AccentuationSettings):
             layer = find_layer(model, settings.likeness_layer).address
             wanted = [objectives.accentuation(each, layer, settings.likeness) for each in plain]
+        settings = replace(settings, starts=1) if photo is not None else settings  # they differ in noise
         settings = suited(model, wanted[:1], settings, photo)
         recipe = replace(recipe, settings={**recipe.settings, **decided(settings)})
         return cls(recipe, model, plain, wanted, settings, photo, _spectrum(settings), against)
@@ -95,6 +97,11 @@ class Rendering:
         size = picture_size(self.model, self.settings) if self.photo is None else self.photo.shape[2:]
         seen = (self.settings.views or 1) * (1 if self.photo is None else 2)
         return max(1, batch_for(self.model, layers, (size[0], size[1]), RENDERED * seen) // seen)
+
+    def parts(self) -> list[list[Objective]]:
+        """The targets in their order, as many as are ascended at once; what is placed by itself."""
+        runs = [list(run) for _, run in groupby(self.wanted, lambda each: each.placed)]
+        return [run[start : start + self.batch] for run in runs for start in range(0, len(run), self.batch)]
 
     def climb(self, part: Sequence[Objective]) -> Iterator[Step]:
         """The ascent of some of the targets, each with its faces in a row."""
@@ -143,8 +150,8 @@ def ascended(job: Rendering, watch: Watch) -> tuple[Tensor, str]:
     """
     made: list[Tensor] = []
     status = "complete"
-    for start in range(0, len(job.wanted), job.batch):
-        part = job.wanted[start : start + job.batch]
+    for part in job.parts():
+        start = sum(len(each[-1]) for each in made)
         shown: list[Tensor] = []
         try:
             for step in _noting(job, part, shown):

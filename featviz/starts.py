@@ -15,14 +15,17 @@ from featviz.layer_table import layer_table
 from featviz.layers import activations, frozen
 from featviz.render_settings import RenderSettings
 from featviz.targets import class_number
-from featviz.transforms import compose
+from featviz.transforms import view
 from featviz.types import OUTPUT, Draws, Model, Objective, Step, Transform
 
-TRIED = 0.25
+TRIED = 0.125
 """The share of the steps after which the starts are compared."""
 
-LOOKS = 16
-"""How often each is looked at, each time moved anew."""
+LOOKS = 8
+"""How often each is looked at, each time from elsewhere."""
+
+SIDES = (0.9, 1.05)
+"""The least and the largest part of its sides that is seen then: nearly the whole picture."""
 
 
 def tries(settings: RenderSettings) -> int:
@@ -38,7 +41,7 @@ def work(settings: RenderSettings) -> tuple[float, ...]:
     costs = [(seen_at(settings, index) / last) ** 2 for index in range(1, 1 + (settings.steps or 1))]
     starts = (settings.starts or 1) if first else 0
     tried = first // starts if starts else 0
-    return tuple(accumulate(costs[:tried] * starts + costs[tried:]))
+    return tuple(accumulate(costs[:tried] * starts + costs[0 if _shows_all(settings) else tried :]))
 
 
 def share_done(settings: RenderSettings, index: int) -> float:
@@ -48,11 +51,15 @@ def share_done(settings: RenderSettings, index: int) -> float:
     return done[before + index - 1] / done[-1]
 
 
+def _shows_all(settings: RenderSettings) -> bool:
+    """Whether the steps that were on trial are shown, too, and so made again."""
+    return settings.animate or settings.snapshots > 0
+
+
 def surest(
     model: Model,
     objectives: Sequence[Objective],
     settings: RenderSettings,
-    moves: Sequence[Transform],
     begin: Callable[[Sequence[int]], Iterator[Step]],
 ) -> Iterator[Step]:
     """Begin `settings.starts` climbs, and for each objective go on with the one that is surest of it.
@@ -62,7 +69,8 @@ def surest(
     begin those anew, and so does what shows every step.
     """
     climbs = [begin([start] * len(objectives)) for start in range(settings.starts or 1)]
-    return _tried(model.net, partial(sureness, model, objectives, moves), settings, begin, climbs)
+    look = view(*SIDES, settings.rotate or 0.0, size=settings.view_scale or 1.0)
+    return _tried(model.net, partial(sureness, model, objectives, look), settings, begin, climbs)
 
 
 def _tried(
@@ -78,33 +86,29 @@ def _tried(
             for step in islice(climb, tried // len(climbs)):
                 yield replace(step, index=step.index - tried + number * tried // len(climbs))
             found.append(sure(step.image))
-        best = torch.stack(found).argmax(0).tolist()
-        whole = settings.animate or settings.snapshots > 0  # these show the steps on trial, too
-        yield from climbs[best[0]] if len(set(best)) == 1 and not whole else begin(best)
+        best = torch.stack(found).nan_to_num(nan=-torch.inf).argmax(0).tolist()
+        alike = len(set(best)) == 1 and not _shows_all(settings)
+        going = climbs[best[0]] if alike else begin(best)
+        climb, climbs = going, ()  # the others need not be kept
+        yield from going
 
 
 @torch.no_grad()
-def sureness(
-    model: Model, objectives: Sequence[Objective], moves: Sequence[Transform], images: Tensor
-) -> Tensor:
+def sureness(model: Model, objectives: Sequence[Objective], look: Transform, images: Tensor) -> Tensor:
     """How sure the network is of each objective in its images `(objectives · faces, 3, h, w)`.
 
-    `(objectives,)`: the mean over several looks, moved as in a step, of a class's log-probability, and of
-    what any other objective measures.
+    `(objectives,)`: the mean over several looks of a class's log-probability, and of what any other
+    objective measures.
     """
     layers = list(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
+    classes = [class_number(objective, layer_table(model)[-1].channels) for objective in objectives]
     total = torch.zeros(len(objectives))
     for number in range(LOOKS):
         draws = Draws([0] * len(images), "look", number)  # whatever its place in the batch
-        seen = activations(model, compose(moves)(images, draws), layers)
+        seen = activations(model, look(images, draws), layers)
         for i, objective in enumerate(objectives):
             own = {layer: found.chunk(len(objectives))[i] for layer, found in seen.items()}
-            total[i] += _certainty(model, objective, own).mean().cpu() / LOOKS
+            class_ = classes[i]
+            certain = objective.measure(own) if class_ is None else own[OUTPUT].log_softmax(1)[:, class_]
+            total[i] += certain.mean().cpu() / LOOKS
     return total
-
-
-def _certainty(model: Model, objective: Objective, own: dict[str, Tensor]) -> Tensor:
-    number = None
-    if objective.layers == (OUTPUT,):
-        number = class_number(objective, layer_table(model)[-1].channels)
-    return objective.measure(own) if number is None else own[OUTPUT].log_softmax(1)[:, number]

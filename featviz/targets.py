@@ -158,10 +158,10 @@ def objective_of(model: Model, target: str | Objective) -> Objective:
 def _addressed(model: Model, objective: Objective) -> Objective:
     """The same objective, reading its layers at their addresses where it names them by alias."""
     addresses = {name: name and find_layer(model, name).address for name in objective.layers}
-    return Objective(
-        tuple(dict.fromkeys(addresses.values())),
-        lambda acts: objective.measure({name: acts[address] for name, address in addresses.items()}),
-        objective.name,
+    return replace(
+        objective,
+        layers=tuple(dict.fromkeys(addresses.values())),
+        measure=lambda acts: objective.measure({name: acts[at] for name, at in addresses.items()}),
     )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from featviz.ascent import ascend
 from featviz.batch_score import BatchScore
 from featviz.engines import by_tile, engine_for
-from featviz.errors import InvalidValue
 from featviz.ingredients import (
     beside,
     normalised,
@@ -49,6 +48,8 @@ def render(
 ) -> Iterator[Step]:
     """Ascend to images `(b, 3, h, w)` that excite their targets, one `Step` at a time.
 
+    Steps of starts on trial have numbers up to 0, and the start that goes on keeps its own number.
+
     One target or a batch of them, each with `settings.diversity` images in a row. Each image has a seed of
     its own, from the settings' seed and its target's name, so that its batch mates do not matter beyond
     rounding (which an ascent magnifies). They start from gaussian noise, or `from_photo`. With a `photo`
@@ -61,10 +62,7 @@ def render(
     settings = resolved(settings)
     size = picture_size(model, settings) if photo is None else (photo.shape[2], photo.shape[3])
     settings = suited(model, objectives, settings, photo)
-    score = BatchScore.of(model, objectives, settings, photo is not None)
-    if settings.compile or any(objective.placed for objective in objectives):  # these want one size
-        settings = replace(settings, view_from=0.0)
-    settings = seen(model, score.layers, settings, size)
+    settings = settled(model, objectives, settings, size)
 
     @cache
     def moved(share: float) -> list[Transform]:
@@ -80,13 +78,13 @@ def render(
             first = gaussian_noise(_starts(settings, seeds), size, sd=settings.start_noise or 0.0)
         param = parameterization(first.to(model.device), settings, seeds, spectrum)
         mover = optimizer(param, settings)
+        # a score of its own: where norms take turns, it counts its steps
+        score = BatchScore.of(model, objectives, settings, photo is not None)
         return _climb(score, param, mover, settings, seeds, lambda index: moved(seen_at(settings, index)))
 
-    if not tries(settings):
+    if photo is not None or not tries(settings):
         return begin([0] * len(objectives))
-    if photo is not None:
-        raise InvalidValue(f"starts {settings.starts}: only from noise, without a photo")
-    return surest(model, objectives, settings, robustness(settings), begin)
+    return surest(model, objectives, settings, begin)
 
 
 def seeds_of(objective: Objective, settings: RenderSettings, start: int = 0) -> list[int]:
@@ -113,20 +111,30 @@ def _starts(settings: RenderSettings, seeds: Sequence[int]) -> list[int]:
     return faces * (len(seeds) // len(faces))
 
 
+def settled(
+    model: Model, objectives: Sequence[Objective], settings: RenderSettings, size: tuple[int, int]
+) -> RenderSettings:
+    """The resolved settings with views that the network can take and that suit all of the objectives."""
+    if settings.compile or any(objective.placed for objective in objectives):  # these want one size
+        settings = replace(settings, view_from=0.0)
+    return seen(model, BatchScore.of(model, objectives, settings, False).layers, settings, size)
+
+
 def seen(
     model: Model, layers: Sequence[str], settings: RenderSettings, size: tuple[int, int]
 ) -> RenderSettings:
     """The settings with views that the network can take: where smaller ones do not reach, full size."""
-    if settings.view_from:
-        first = max(settings.view_from, LEAST / min(size))
-        reached = fits(model, layers, _shown(replace(settings, view_scale=first), size))
-        grows = reached and first < (settings.view_scale or 1.0)
-        settings = replace(settings, view_from=first if grows else 0.0)
-    share, shown = settings.view_scale or 1.0, _shown(settings, size)
-    if share != 1.0 and not fits(model, layers, shown):
-        return seen(model, layers, replace(settings, view_scale=1.0), size)
-    check_size(model, layers, shown)
-    return settings
+    if settings.view_scale != 1.0 and not fits(model, layers, _shown(settings, size)):
+        settings = replace(settings, view_scale=1.0)
+    check_size(model, layers, _shown(settings, size))
+    if not settings.view_from:
+        return settings
+    first = max(settings.view_from, LEAST / min(size))
+    grown = replace(settings, view_from=first)
+    shares = {seen_at(grown, index) for index in range(1, 1 + (settings.steps or 1))}
+    sizes = [_shown(replace(settings, view_scale=share), size) for share in shares]
+    grows = first < (settings.view_scale or 1.0) and all(fits(model, layers, each) for each in sizes)
+    return grown if grows else replace(settings, view_from=0.0)
 
 
 def _shown(settings: RenderSettings, size: tuple[int, int]) -> tuple[int, int]:

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import seeded, tiny_model
+from torch import nn
 
+import featviz
 from featviz import starts
-from featviz.errors import InvalidValue
-from featviz.ingredients import robustness
-from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
 from featviz.starts import share_done, sureness, surest, work
 from featviz.targets import objective_of
-from featviz.types import Step
+from featviz.transforms import view
+from featviz.types import Model, Step
 from featviz.visualize import render, seeds_of
 
 
@@ -23,50 +23,40 @@ def climbs_begun(numbers, sure, monkeypatch, **settings):
     def begin(of):
         begun.append(list(of))
         image = torch.tensor(of).float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-        return (Step(index, torch.zeros(2), image) for index in range(1, 9))
+        return (Step(index, torch.zeros(2), image) for index in range(1, 17))
 
     monkeypatch.setattr(
-        starts, "sureness", lambda _model, _objectives, _moves, image: torch.tensor(sure[int(image.max())])
+        starts, "sureness", lambda _model, _objectives, _look, image: torch.tensor(sure[int(image.max())])
     )
-    settings = RenderSettings(steps=8, starts=numbers, **settings)
-    return begun, list(surest(model, objectives, settings, [], begin))
+    settings = RenderSettings(steps=16, starts=numbers, **settings)
+    return begun, list(surest(model, objectives, settings, begin))
 
 
 def test_the_surest_goes_on_where_it_was(monkeypatch):
     begun, steps = climbs_begun(3, [[1.0, 2.0], [4.0, 3.0], [2.0, 1.0]], monkeypatch)
     assert begun == [[0, 0], [1, 1], [2, 2]]
     assert [step.index for step in steps] == [
-        -5,
-        -4,
-        -3,
-        -2,
-        -1,
-        0,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
-    ]  # a quarter of eight steps is two
+        *range(-5, 1),
+        *range(3, 17),
+    ]  # an eighth of sixteen steps is two
     assert all(float(step.image.mean()) == 1 for step in steps[6:])
 
 
 def test_where_several_climb_together_each_has_its_surest(monkeypatch):
     begun, steps = climbs_begun(2, [[1.0, 2.0], [4.0, 0.0]], monkeypatch)
     assert begun == [[0, 0], [1, 1], [1, 0]]
-    assert [step.index for step in steps] == [*range(-3, 1), *range(1, 9)]
+    assert [step.index for step in steps] == [*range(-3, 1), *range(1, 17)]
     assert steps[-1].image[:, 0, 0, 0].tolist() == [1, 0]
 
 
 def test_the_work_is_counted_in_steps_at_full_size():
-    """Three starts of two steps, of which one goes on for six; half the size is a quarter of the work."""
-    settings = RenderSettings(steps=8, starts=3, view_scale=1.0, view_from=0.5)
-    sides = [0.5 + 0.5 * min(8, int(8 * step / 4.8)) / 8 for step in range(8)]
+    """Three starts of two steps, of which one goes on for fourteen; half the size is a quarter of the work."""
+    settings = RenderSettings(steps=16, starts=3, view_scale=1.0, view_from=0.5)
+    sides = [0.5 + 0.5 * min(8, int(8 * step / 9.6)) / 8 for step in range(16)]
     costs = [side**2 for side in sides]
     order = [*costs[:2] * 3, *costs[2:]]
-    assert work(settings) == pytest.approx([sum(order[: n + 1]) for n in range(12)])
-    numbers = [*range(-5, 1), *range(3, 9)]
+    assert work(settings) == pytest.approx([sum(order[: n + 1]) for n in range(20)])
+    numbers = [*range(-5, 1), *range(3, 17)]
     assert [share_done(settings, n) for n in numbers] == pytest.approx(
         [w / sum(order) for w in work(settings)]
     )
@@ -76,15 +66,15 @@ def test_the_work_is_counted_in_steps_at_full_size():
 
 def test_what_shows_every_step_begins_anew(monkeypatch):
     begun, steps = climbs_begun(2, [[1.0, 1.0], [4.0, 3.0]], monkeypatch, snapshots=3)
-    assert begun == [[0, 0], [1, 1], [1, 1]] and [step.index for step in steps][4:] == list(range(1, 9))
+    assert begun == [[0, 0], [1, 1], [1, 1]] and [step.index for step in steps][4:] == list(range(1, 17))
 
 
 def test_a_target_is_as_sure_whatever_its_place_in_the_batch():
     model, images = tiny_model(), torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     objectives = [objective_of(model, target) for target in ("class:2", "conv2:1")]
-    moves = robustness(resolved(RenderSettings()))
-    both = sureness(model, objectives, moves, images)
-    alone = [sureness(model, [objectives[i]], moves, images[i : i + 1]) for i in range(2)]
+    look = view(0.9, 1.05, 10.0)
+    both = sureness(model, objectives, look, images)
+    alone = [sureness(model, [objectives[i]], look, images[i : i + 1]) for i in range(2)]
     torch.testing.assert_close(both, torch.cat(alone))
 
 
@@ -92,7 +82,7 @@ def test_what_makes_an_objective_sure():
     """Of an even grey all looks are the same, up to their size."""
     model, grey = tiny_model(), torch.full((2, 3, 40, 40), 0.3)
     objectives = [objective_of(model, "class:2"), objective_of(model, "conv1:1")]
-    found = sureness(model, objectives, robustness(resolved(RenderSettings(noise=0.0))), grey)
+    found = sureness(model, objectives, view(0.3, 1.05, 10.0, size=0.715), grey)
     with torch.no_grad():
         seen = grey[:1, :, :29, :29]  # .715 of 40 pixels
         logits = model(seen)[0].double()
@@ -133,12 +123,47 @@ def test_what_starts_alike_has_one_start():
 
 def test_a_run_too_short_to_try_starts_has_one():
     model = tiny_model()
-    few = [step.index for step in render(model, "conv2:1", RenderSettings(steps=3, size=32, starts=5))]
-    some = [step.index for step in render(model, "conv2:1", RenderSettings(steps=4, size=32, starts=2))]
-    assert (few, some) == ([1, 2, 3], [-1, 0, 2, 3, 4])
+    few = [step.index for step in render(model, "conv2:1", RenderSettings(steps=7, size=32, starts=5))]
+    some = [step.index for step in render(model, "conv2:1", RenderSettings(steps=8, size=32, starts=2))]
+    assert (few, some) == ([*range(1, 8)], [-1, 0, *range(2, 9)])
 
 
-def test_several_starts_are_from_noise():
-    model = tiny_model()
-    with pytest.raises(InvalidValue, match="starts 2: only from noise"):
-        render(model, "conv2:1", RenderSettings(starts=2, size=32), photo=torch.rand(1, 3, 32, 32))
+def many_norms():
+    """A network of forty norms that remember something: they take turns, three of them."""
+    blocks = [layer for _ in range(40) for layer in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))]
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), *blocks))
+    return Model(net.requires_grad_(False), "norms", input_size=(32, 32))
+
+
+MANY = {"steps": 40, "starts": 2, "seed": 3, "fold": False, "channels_last": False}
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_norms_take_their_turns_in_each_climb_by_itself(chosen, monkeypatch):
+    """Begun anew, as for a film, a climb is the one that went on; twice five steps are no three turns."""
+    model = many_norms()
+    sure = [1.0, 2.0] if chosen else [2.0, 1.0]
+    told = iter(sure * 2)
+    monkeypatch.setattr(starts, "sureness", lambda *_: torch.tensor([next(told)]))
+    still = featviz.render(model, "80:1", **MANY).image
+    *_, frame = featviz.render(model, "80:1", animate=True, **MANY).frames
+    assert torch.equal(still, frame)
+
+
+def test_a_start_that_is_not_a_number_is_not_the_surest(monkeypatch):
+    _, steps = climbs_begun(3, [[1.0, 1.0], [float("nan")] * 2, [2.0, 2.0]], monkeypatch)
+    assert float(steps[-1].image.mean()) == 2
+
+
+def test_the_work_of_what_begins_anew_is_counted():
+    settings = RenderSettings(steps=16, starts=2, snapshots=3, view_scale=1.0)
+    shares = [share_done(settings, index) for index in [*range(-3, 1), *range(1, 17)]]
+    assert shares == pytest.approx([step / 20 for step in range(1, 21)])
+
+
+@pytest.mark.parametrize("make", [featviz.accentuate, featviz.invert, featviz.caricature])
+def test_from_a_photo_there_is_one_start(make, small_photo):
+    target = "class:1" if make is featviz.accentuate else "conv2"
+    more = {"likeness_layer": "conv1"} if make is featviz.accentuate else {}
+    made = make(tiny_model(), small_photo, target, preset="views", steps=8, size=32, **more)
+    assert made.recipe["status"] == "complete"

@@ -7,6 +7,7 @@ import torch
 from conftest import tiny_model
 from torch import nn
 
+import featviz
 from featviz.errors import ImageTooSmall, InvalidValue
 from featviz.ingredients import robustness, stretched, warmth
 from featviz.layers import score
@@ -227,6 +228,11 @@ def test_a_large_sheet_is_made_part_by_part(monkeypatch):
 
 def sizes_seen(model, target, **settings):
     """The shorter side of what the network is shown, step by step."""
+    climb = render(model, target, RenderSettings(fold=False, channels_last=False, starts=1, **settings))
+    return shown_to(model, lambda: list(climb))
+
+
+def shown_to(model, run):
     seen = []
 
     def see(_net, given):
@@ -235,8 +241,7 @@ def sizes_seen(model, target, **settings):
 
     handle = model.net.register_forward_pre_hook(see)
     try:
-        for _ in render(model, target, RenderSettings(fold=False, channels_last=False, starts=1, **settings)):
-            pass
+        run()
     finally:
         handle.remove()
     return seen
@@ -268,3 +273,28 @@ def test_a_layer_out_of_reach_at_first_is_seen_at_full_size():
     deep = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 40))
     model = Model(deep.eval().requires_grad_(False), "deep", input_size=(160, 160))
     assert set(sizes_seen(model, "2:1", steps=4)) == {round(0.715 * 160)}
+
+
+@pytest.mark.parametrize("objective", [False, True])
+def test_a_neuron_at_a_position_is_seen_at_one_size(objective):
+    model, settings = tiny_model(), {"size": 128, "steps": 5, "starts": 1}
+    target = featviz.neuron("conv2", 1, (2, 2)) if objective else "conv2:1@2,2"
+    final = round(0.715 * 128)
+    assert set(shown_to(model, lambda: featviz.render(model, target, **settings))) <= {final, 128}
+    assert objective_of(model, objective_of(model, "2*conv2:1@2,2 + conv2:1")).placed
+
+
+def test_what_has_no_position_grows_beside_what_has(tiny):
+    settings = {"size": 128, "steps": 8, "starts": 1, "batch": "2", "seed": 4}
+    recipe = [
+        recipe_for("render", tiny, each, resolved(RenderSettings(**settings)))
+        for each in ("conv2:1 | conv2:1@2,2", "conv2:1")
+    ]
+    both, alone = (run(each, model=tiny) for each in recipe)
+    assert both.recipe["cards"][0]["activation"] == pytest.approx(alone.recipe["cards"][0]["activation"])
+
+
+def test_sizes_on_the_way_that_the_network_cannot_take():
+    net = nn.Sequential(nn.PixelUnshuffle(16), nn.Conv2d(768, 4, 1)).eval().requires_grad_(False)
+    model = Model(net, "sixteens", input_size=(64, 64))
+    assert set(sizes_seen(model, "1:2", size=128, steps=9)) == {128}

@@ -20,8 +20,8 @@ from featviz.site.pages import write_pages
 from featviz.site.plan import MARK, Plan, Unit
 from featviz.sizes import resize, shortened
 from featviz.starts import work
-from featviz.targets import BETWEEN_TARGETS
-from featviz.visualize import render
+from featviz.targets import BETWEEN_TARGETS, objective_of
+from featviz.visualize import picture_size, render, settled
 from featviz.watching import Progress, Watch
 
 THUMB = 160
@@ -137,6 +137,8 @@ def seconds_left(plan: Plan, steps: int = 3) -> float:
         start = time.perf_counter()
         for _ in range(steps):
             next(climb, None)
-        total += count * work(plan.settings)[-1] * (time.perf_counter() - start) / steps
+        objective, size = objective_of(plan.model, units[0].target), picture_size(plan.model, plan.settings)
+        whole = work(settled(plan.model, [objective], plan.settings, size))[-1]
+        total += count * whole * (time.perf_counter() - start) / steps
         climb.close()  # type: ignore[attr-defined]
     return total
