@@ -7,7 +7,11 @@ from torch import nn
 
 import featviz
 from featviz import starts
-from featviz.render_settings import RenderSettings
+from featviz.output.photos import Photo
+from featviz.presets import resolved
+from featviz.recipes import recipe_for
+from featviz.render_settings import InversionSettings, RenderSettings
+from featviz.runs import run
 from featviz.starts import share_done, sureness, surest, work
 from featviz.targets import objective_of
 from featviz.transforms import view
@@ -167,3 +171,12 @@ def test_from_a_photo_there_is_one_start(make, small_photo):
     more = {"likeness_layer": "conv1"} if make is featviz.accentuate else {}
     made = make(tiny_model(), small_photo, target, preset="views", steps=8, size=32, **more)
     assert made.recipe["status"] == "complete"
+
+
+def test_the_progress_from_a_photo_counts_no_starts(small_photo):
+    model, shares = tiny_model(), []
+    settings = resolved(InversionSettings(preset="views", steps=8, size=32, view_from=0.0))
+    photo = Photo(small_photo, None, "", "")
+    recipe = recipe_for("inversion", model, "conv2", settings, {"photo": photo})
+    run(recipe, model=model, inputs={"photo": photo}, watch=lambda progress: shares.append(progress.done))
+    assert shares == pytest.approx([step / 8 for step in range(1, 9)])
