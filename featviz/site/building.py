@@ -137,8 +137,8 @@ def seconds_left(plan: Plan, steps: int = 3) -> float:
         start = time.perf_counter()
         for _ in range(steps):
             next(climb, None)
+        each = (time.perf_counter() - start) / steps
         objective, size = objective_of(plan.model, units[0].target), picture_size(plan.model, plan.settings)
-        whole = work(settled(plan.model, [objective], plan.settings, size))[-1]
-        total += count * whole * (time.perf_counter() - start) / steps
+        total += count * each * work(settled(plan.model, [objective], plan.settings, size))[-1]
         climb.close()  # type: ignore[attr-defined]
     return total
