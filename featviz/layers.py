@@ -119,7 +119,7 @@ def check_size(model: Model, layers: Sequence[str], size: tuple[int, int]) -> No
 
     Raises `ImageMisfit` where they are reached by images of the network's input size alone.
     """
-    if size != model.input_size and _takes_one_size(model, tuple(layers)):
+    if size != model.input_size and _takes_one_size(model, layers):
         raise ImageMisfit(size, _named(layers), model.input_size)
     if min(size) >= min(model.input_size) or fits(model, layers, size):
         return
@@ -133,18 +133,10 @@ def _named(layers: Sequence[str]) -> str:
     return " and ".join(layer or "the output" for layer in layers)
 
 
-_one_size: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = WeakKeyDictionary()
-
-
-def _takes_one_size(model: Model, layers: tuple[str, ...]) -> bool:
-    """Whether the layers are reached at the input size but not at twice it, tried once."""
-    known = _one_size.setdefault(model.net, {})
-    if layers not in known:
-        rows, columns = model.input_size
-        known[layers] = fits(model, layers, (rows, columns)) and not fits(
-            model, layers, (2 * rows, 2 * columns)
-        )
-    return known[layers]
+def _takes_one_size(model: Model, layers: Sequence[str]) -> bool:
+    """Whether the layers are reached at the input size but not at twice it."""
+    rows, columns = model.input_size
+    return fits(model, layers, (rows, columns)) and not fits(model, layers, (2 * rows, 2 * columns))
 
 
 def _first(holds: Callable[[int], bool], numbers: range) -> int | None:

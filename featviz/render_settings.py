@@ -30,7 +30,10 @@ class RenderSettings(EngineSettings):
         panel="Engine",
     )
     starts: int | None = option(
-        None, "begin so often, from other noise, and go on with the surest", at_least=1, panel="Making"
+        None,
+        "without a photo begin so often, from other noise, and go on with the surest",
+        at_least=1,
+        panel="Making",
     )
     same_start: bool = option(False, "start every picture from the same noise", panel="Making")
     diversity_weight: float = option(1.0, "how much unlikeness counts", at_least=0, panel="Making")

@@ -78,7 +78,8 @@ class Rendering:
         if isinstance(settings, AccentuationSettings):
             layer = find_layer(model, settings.likeness_layer).address
             wanted = [objectives.accentuation(each, layer, settings.likeness) for each in plain]
-        settings = replace(settings, starts=1) if photo is not None else settings  # they differ in noise
+        # how sure a network is tells nothing of how like a photo a picture will be
+        settings = settings if photo is None else replace(settings, starts=1)
         settings = suited(model, wanted[:1], settings, photo)
         recipe = replace(recipe, settings={**recipe.settings, **decided(settings)})
         return cls(recipe, model, plain, wanted, settings, photo, _spectrum(settings), against)

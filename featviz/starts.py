@@ -28,26 +28,25 @@ SIDES = (0.9, 1.05)
 """The least and the largest part of its sides that is seen then: nearly the whole picture."""
 
 
-def tries(settings: RenderSettings) -> int:
-    """How many steps are spent on trying starts; none in runs too short for it."""
+def trial(settings: RenderSettings) -> tuple[int, int]:
+    """How many starts are tried, and for how many steps each; one start and none where there is no trial."""
     starts = 1 if settings.same_start else settings.starts or 1
-    return starts * int(TRIED * (settings.steps or 1)) if starts > 1 else 0
+    each = int(TRIED * (settings.steps or 1))  # none in runs too short for it
+    return (starts, each) if starts > 1 and each else (1, 0)
 
 
 @lru_cache
 def work(settings: RenderSettings) -> tuple[float, ...]:
     """What is done after each step, those on trial first, in steps at full size."""
-    first, last = tries(settings), settings.view_scale or 1.0
+    (starts, each), last = trial(settings), settings.view_scale or 1.0
     costs = [(seen_at(settings, index) / last) ** 2 for index in range(1, 1 + (settings.steps or 1))]
-    starts = (settings.starts or 1) if first else 0
-    tried = first // starts if starts else 0
-    return tuple(accumulate(costs[:tried] * starts + costs[0 if _shows_all(settings) else tried :]))
+    return tuple(accumulate(costs[:each] * starts + costs[0 if _shows_all(settings) else each :]))
 
 
 def share_done(settings: RenderSettings, index: int) -> float:
     """The share of a picture's work that is done after the step of that number."""
-    first, done = tries(settings), work(settings)
-    before = first if index <= 0 else len(done) - (settings.steps or 1)
+    (starts, each), done = trial(settings), work(settings)
+    before = starts * each if index <= 0 else len(done) - (settings.steps or 1)
     return done[before + index - 1] / done[-1]
 
 
@@ -68,7 +67,7 @@ def surest(
     the steps' numbers count up to 0. Objectives that climb together, and of which different starts are best,
     begin those anew, and so does what shows every step.
     """
-    climbs = [begin([start] * len(objectives)) for start in range(settings.starts or 1)]
+    climbs = [begin([start] * len(objectives)) for start in range(trial(settings)[0])]
     look = view(*SIDES, settings.rotate or 0.0, size=settings.view_scale or 1.0)
     return _tried(model.net, partial(sureness, model, objectives, look), settings, begin, climbs)
 
@@ -80,11 +79,11 @@ def _tried(
     begin: Callable[[Sequence[int]], Iterator[Step]],
     climbs: Sequence[Iterator[Step]],
 ) -> Iterator[Step]:
-    found, tried = [], tries(settings)
+    found, (starts, each) = [], trial(settings)
     with frozen(net):  # held here, since the climbs end in any order
         for number, climb in enumerate(climbs):
-            for step in islice(climb, tried // len(climbs)):
-                yield replace(step, index=step.index - tried + number * tried // len(climbs))
+            for step in islice(climb, each):
+                yield replace(step, index=step.index - each * (starts - number))
             found.append(sure(step.image))
         best = torch.stack(found).nan_to_num(nan=-torch.inf).argmax(0).tolist()
         alike = len(set(best)) == 1 and not _shows_all(settings)

@@ -20,7 +20,7 @@ FAINT = 1e-2
 MEANS, DEVIATIONS = (-0.6, 0.1), (-0.4, 0.0)
 """Between what a channel's mean and its deviation may be away in one image, in deviations remembered.
 
-Of single photos the median channel's deviation is up to .3 below, and in deep layers its mean about .2: one
+Of single photos the median channel's deviation is up to .3 below, and in deep layers its mean up to .24: one
 image lacks most of what a thousand have.
 """
 

@@ -28,7 +28,7 @@ from featviz.layers import check_size, fits, frozen
 from featviz.params import gaussian_noise
 from featviz.presets import resolved
 from featviz.render_settings import RenderSettings
-from featviz.starts import surest, tries
+from featviz.starts import surest, trial
 from featviz.targets import objective_of
 from featviz.trial import arrangement
 from featviz.types import Model, Objective, Parameterization, Step, Transform, derive_seed
@@ -48,7 +48,8 @@ def render(
 ) -> Iterator[Step]:
     """Ascend to images `(b, 3, h, w)` that excite their targets, one `Step` at a time.
 
-    Steps of starts on trial have numbers up to 0, and the start that goes on keeps its own number.
+    Where several starts are tried, the steps on trial have numbers up to 0, and the start that goes on
+    counts from where it stood.
 
     One target or a batch of them, each with `settings.diversity` images in a row. Each image has a seed of
     its own, from the settings' seed and its target's name, so that its batch mates do not matter beyond
@@ -82,7 +83,7 @@ def render(
         score = BatchScore.of(model, objectives, settings, photo is not None)
         return _climb(score, param, mover, settings, seeds, lambda index: moved(seen_at(settings, index)))
 
-    if photo is not None or not tries(settings):
+    if photo is not None or trial(settings)[0] == 1:
         return begin([0] * len(objectives))
     return surest(model, objectives, settings, begin)
 

@@ -78,7 +78,7 @@ def test_a_damaged_or_unfinished_picture_is_made_again(tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_pages_show_it(tmp_path):
-    made = small_plan(tmp_path / "site", settings=replace(SMALL, starts=1))
+    made = small_plan(tmp_path / "site")
     calls = iter([False] * 5 + [True])
     assert build(made, watch=lambda _: next(calls)) == "interrupted"
     assert len(stamps(made.folder)) == 2

@@ -39,10 +39,7 @@ def climbs_begun(numbers, sure, monkeypatch, **settings):
 def test_the_surest_goes_on_where_it_was(monkeypatch):
     begun, steps = climbs_begun(3, [[1.0, 2.0], [4.0, 3.0], [2.0, 1.0]], monkeypatch)
     assert begun == [[0, 0], [1, 1], [2, 2]]
-    assert [step.index for step in steps] == [
-        *range(-5, 1),
-        *range(3, 17),
-    ]  # an eighth of sixteen steps is two
+    assert [step.index for step in steps] == [*range(-5, 1), *range(3, 17)]  # of 16 steps an eighth
     assert all(float(step.image.mean()) == 1 for step in steps[6:])
 
 
@@ -152,6 +149,21 @@ def test_norms_take_their_turns_in_each_climb_by_itself(chosen, monkeypatch):
     still = featviz.render(model, "80:1", **MANY).image
     *_, frame = featviz.render(model, "80:1", animate=True, **MANY).frames
     assert torch.equal(still, frame)
+
+
+@pytest.mark.parametrize("animate", [False, True])
+def test_ended_while_starts_are_tried_it_stands_as_it_is(animate):
+    model, told = tiny_model(), []
+    settings = resolved(RenderSettings(steps=16, size=32, animate=animate))  # four starts of two steps
+
+    def watch(progress):
+        told.append((progress.step, progress.done))
+        return len(told) == 5
+
+    made = run(recipe_for("render", model, "conv2:1", settings), model=model, watch=watch)
+    images = list(made.frames) if animate else [made.image]
+    assert len(images) == 1 and images[0].shape == (1, 3, 32, 32) and made.recipe["status"] == "interrupted"
+    assert [step for step, _ in told] == [0] * 5 and 0 < told[0][1] < told[-1][1] < 1
 
 
 def test_a_start_that_is_not_a_number_is_not_the_surest(monkeypatch):

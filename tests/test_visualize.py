@@ -261,7 +261,7 @@ def test_what_is_seen_grows_over_three_fifths_of_the_steps():
         ("conv3:1 + conv3:1@3,3", {}),
         ("conv3:1", {"view_from": 0.0}),
         ("conv3:1", {"view_from": 0.9}),
-        ("conv3:1", {"size": 70}),  # nothing is to be seen in less than 64 pixels
+        ("conv3:1", {"size": 70}),  # nothing begins below 64 pixels, which is more than .8 of these
     ],
 )
 def test_what_is_seen_does_not_grow(target, settings):

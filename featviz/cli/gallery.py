@@ -64,7 +64,8 @@ def gallery(
     planned = plan(model, wanted, resolved(settings), folder, gallery_options.facets)
     missing = sum(len(planned.missing(unit)) for unit in planned.units)
     if gallery_options.dry_run:
-        left = f", about {seconds_left(planned) / 60:.0f} min" if missing else ""
+        minutes = seconds_left(planned) / 60
+        left = f", about {minutes:.0f} min" if minutes >= 1 else ", under a minute" if missing else ""
         print(f"{len(planned.units)} units, {missing} pictures missing{left}")
         return
     make_folder(folder)
